@@ -1,0 +1,89 @@
+"""THE LM: embedding, stack of blocks, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from exlstm.models.config import XLSTMConfig
+from exlstm.nn import MixerState, XLSTMStack, init
+from exlstm.nn.layers import soft_cap
+from exlstm.shapes import Bool, Float, Int
+
+
+class XLSTMLanguageModel(nn.Module):
+    """Next-token prediction with an xLSTM: memory of constant size, however long the text.
+
+    Args:
+        config: What to build. The parameters are drawn from torch's global generator.
+        activation_checkpointing: See `exlstm.nn.XLSTMStack`.
+
+    Raises:
+        ValueError: The configuration's sizes do not fit together; the message names them.
+
+    Example:
+        >>> import torch
+        >>> model = XLSTMLanguageModel(XLSTMConfig(vocab_size=257, d_model=32, pattern="ms"))
+        >>> logits, state = model(torch.tensor([[72, 101, 108]]))
+        >>> logits_next, state = model(torch.tensor([[108]]), state)
+        >>> logits.shape, logits_next.shape
+        (torch.Size([1, 3, 257]), torch.Size([1, 1, 257]))
+    """
+
+    def __init__(self, config: XLSTMConfig, *, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.dropout = nn.Dropout(config.dropout)
+        self.stack = XLSTMStack(
+            config.d_model,
+            config.pattern,
+            num_heads=config.num_heads,
+            d_inner=config.d_inner,
+            d_qk=config.d_qk,
+            d_ff=config.d_ff,
+            conv_width=config.conv_width,
+            qkv_block_size=config.qkv_block_size,
+            gate_soft_cap=config.gate_soft_cap,
+            input_gate=config.input_gate,
+            forget_gate=config.forget_gate,
+            recurrent_init=config.recurrent_init,
+            dropout=config.dropout,
+            activation_checkpointing=activation_checkpointing,
+        )
+        init.small_(self.embedding.weight, config.d_model)
+        self.head: nn.Linear | None = None
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+            init.small_(self.head.weight, config.d_model)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B T"],
+        state: Sequence[MixerState] | None = None,
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+        reset: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B T A"], tuple[MixerState, ...]]:
+        """The logits of the token after each, in float32, and the memory after the last.
+
+        Args:
+            tokens: Token ids, at least one a row.
+            state: Where to continue from; `None` is the empty memory.
+            mask: Where False, the token is absent: padding on either side, or gaps.
+            reset: Where True, the memory is emptied before the token: a document starts.
+
+        Raises:
+            ValueError: `tokens` is not (B, T) with T at least 1, or no integers.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] == 0 or tokens.is_floating_point():
+            raise ValueError(
+                f"tokens must be integers of shape (B, T) with T >= 1, "
+                f"got {tokens.dtype} {tuple(tokens.shape)}"
+            )
+        x = self.dropout(self.embedding(tokens))
+        x, after = self.stack(x, state, mask=mask, reset=reset)
+        logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        return soft_cap(logits.float(), self.config.logit_soft_cap), after

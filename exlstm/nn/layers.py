@@ -1,0 +1,163 @@
+"""Small layers without memory of their own: head norm, block-diagonal linear, conv, gated MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from exlstm.nn import init
+from exlstm.ops import causal_conv1d
+from exlstm.shapes import Bool, Float
+
+
+def round_up(width: float, multiple: int = 64) -> int:
+    """The smallest multiple not below a width.
+
+    Example:
+        >>> round_up(1.3 * 768)
+        1024
+    """
+    return -int(-width // multiple) * multiple
+
+
+def check_divides(small_name: str, small: int, large_name: str, large: int) -> None:
+    """Check that one size divides another.
+
+    Raises:
+        ValueError: It does not, or is not positive; the message names both.
+    """
+    if small < 1 or large < 1 or large % small:
+        raise ValueError(
+            f"{small_name}={small} must be positive and divide {large_name}={large} without rest"
+        )
+
+
+def soft_cap(x: Float[Tensor, "*S"], cap: float | None) -> Float[Tensor, "*S"]:
+    """`cap * tanh(x / cap)`: nearly x below the cap, never above it. `None` is no cap."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+class HeadNorm(nn.Module):
+    """Layer normalisation of each head's output by itself, then the heads side by side.
+
+    Args:
+        num_heads: Number of heads, H.
+        head_size: Size of each, V.
+        eps: Added to the variance.
+
+    Example:
+        >>> HeadNorm(4, 8)(torch.randn(2, 10, 4, 8)).shape
+        torch.Size([2, 10, 32])
+    """
+
+    def __init__(self, num_heads: int, head_size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.head_size = head_size
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_heads * head_size))
+
+    def forward(self, h: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H*V"]:
+        return F.layer_norm(h, (self.head_size,), eps=self.eps).flatten(-2) * self.weight
+
+    def extra_repr(self) -> str:
+        return f"head_size={self.head_size}, eps={self.eps}"
+
+
+class BlockLinear(nn.Module):
+    """A linear map by a block-diagonal matrix: each block of channels maps to its own block.
+
+    Args:
+        num_blocks: Number of blocks.
+        in_size: Channels of each block that go in.
+        out_size: Channels of each block that come out.
+
+    Example:
+        >>> BlockLinear(4, 8, 16)(torch.randn(2, 10, 32)).shape
+        torch.Size([2, 10, 64])
+    """
+
+    def __init__(self, num_blocks: int, in_size: int, out_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_blocks, out_size, in_size))
+
+    def forward(self, x: Float[Tensor, "B T X"]) -> Float[Tensor, "B T Y"]:
+        num_blocks, _, in_size = self.weight.shape
+        blocks = x.unflatten(-1, (num_blocks, in_size))
+        return torch.einsum("btni,noi->btno", blocks, self.weight).flatten(-2)
+
+    def extra_repr(self) -> str:
+        num_blocks, out_size, in_size = self.weight.shape
+        return f"num_blocks={num_blocks}, in_size={in_size}, out_size={out_size}"
+
+
+class CausalConv1d(nn.Module):
+    """The causal depthwise convolution as a layer; see `exlstm.ops.causal_conv1d`.
+
+    Args:
+        channels: Number of channels, D.
+        width: Steps each output sees, the current one included.
+
+    Example:
+        >>> conv = CausalConv1d(8, 4)
+        >>> y, state = conv(torch.randn(2, 10, 8))
+        >>> y.shape, state.shape
+        (torch.Size([2, 10, 8]), torch.Size([2, 3, 8]))
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, width))
+        self.bias = nn.Parameter(torch.empty(channels))
+        init.conv_(self.weight, self.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: Float[Tensor, "B W-1 D"] | None = None,
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+        reset: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B W-1 D"]]:
+        return causal_conv1d(x, self.weight, self.bias, state, mask=mask, reset=reset)
+
+    def extra_repr(self) -> str:
+        channels, width = self.weight.shape
+        return f"channels={channels}, width={width}"
+
+
+class GatedMLP(nn.Module):
+    r"""$W_\mathrm{down}\,(\phi(W_\mathrm{gate} x) \odot W_\mathrm{up} x)$ [Shazeer 2020].
+
+    Args:
+        d_model: Width in and out, D.
+        d_ff: Width inside, F.
+        activation: $\phi$, GELU in the paper's sLSTM block, SiLU in the 7B.
+        num_blocks: Blocks in the model, for the initialisation.
+
+    Example:
+        >>> GatedMLP(32, 64)(torch.randn(2, 10, 32)).shape
+        torch.Size([2, 10, 32])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        *,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
+        num_blocks: int = 1,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        init.small_(self.gate.weight, d_model)
+        init.small_(self.up.weight, d_model)
+        init.wang_(self.down.weight, d_model, num_blocks)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(self.activation(self.gate(x)) * self.up(x))

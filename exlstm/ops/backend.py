@@ -1,0 +1,151 @@
+"""Who runs an op: choose, explain, `use_backend`.
+
+Each op has several implementations with one signature, fastest first in the table below. With
+`backend=None` the first that supports the call runs; a *name* runs that one or raises. The choice
+depends on device, dtype and sizes only, never on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
+from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
+from exlstm.ops.slstm_reference import slstm_recurrent
+from exlstm.ops.slstm_sequential import slstm_sequential
+
+PARALLEL_LIMIT = 4 * 2**30
+"""Bytes of a T x T matrix above which the parallel form is refused: it would exhaust memory."""
+
+
+class BackendError(ValueError):
+    """A backend was named that does not exist or cannot run the call."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run an op.
+
+    Attributes:
+        name: What `backend=` calls it.
+        run: The function.
+        refuse: Given the op's tensors, why this one cannot run them, or `None` if it can.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    refuse: Callable[..., str | None] = lambda *tensors: None
+
+
+def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
+    batch, time, heads, _ = q.shape
+    size = batch * heads * time * time * (8 if q.element_size() == 8 else 4)
+    if size <= PARALLEL_LIMIT:
+        return None
+    return f"its {time} x {time} matrices need {size / 2**30:.1f} GiB each; 'chunkwise' does not"
+
+
+_IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
+    "mlstm": (
+        Implementation("chunkwise", mlstm_chunkwise),
+        Implementation("parallel", mlstm_parallel, _refuse_large),
+        Implementation("reference", mlstm_recurrent),
+    ),
+    "slstm": (
+        Implementation("sequential", slstm_sequential),
+        Implementation("reference", slstm_recurrent),
+    ),
+}
+
+_forced: ContextVar[str | None] = ContextVar("exlstm_backend", default=None)
+
+
+def backends(op: str) -> tuple[str, ...]:
+    """The names `backend=` accepts for an op, fastest first.
+
+    Example:
+        >>> backends("slstm")
+        ('sequential', 'reference')
+    """
+    return tuple(implementation.name for implementation in _implementations(op))
+
+
+def explain(op: str, *tensors: Tensor) -> dict[str, str]:
+    """Say for each backend of an op whether it can run these tensors, and if not, why.
+
+    Args:
+        op: `"mlstm"` or `"slstm"`.
+        *tensors: The op's tensors, in the order of its signature.
+
+    Returns:
+        Backend name to `"ok"` or the reason against it, fastest first; the first `"ok"` runs.
+
+    Raises:
+        ValueError: There is no such op.
+
+    Example:
+        >>> import torch
+        >>> explain("slstm", torch.zeros(1, 2, 1, 4, 8), torch.zeros(1, 8, 4, 8))
+        {'sequential': 'ok', 'reference': 'ok'}
+    """
+    return {
+        implementation.name: implementation.refuse(*tensors) or "ok"
+        for implementation in _implementations(op)
+    }
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Run every op that has a backend of this name by it, inside the `with` block.
+
+    Ops without such a backend are not affected. A `backend=` in a call wins.
+
+    Args:
+        backend: A name from `backends`.
+
+    Raises:
+        BackendError: No op has a backend of that name.
+
+    Example:
+        >>> with use_backend("reference"):
+        ...     pass
+    """
+    known = sorted({name for op in _IMPLEMENTATIONS for name in backends(op)})
+    if backend not in known:
+        raise BackendError(f"backend {backend!r} does not exist: use one of {', '.join(known)}")
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]:
+    """Return the function that runs an op on these tensors.
+
+    Raises:
+        BackendError: `backend` was named and does not exist or cannot run them.
+    """
+    if backend is None and (forced := _forced.get()) in backends(op):
+        backend = forced
+    for implementation in _implementations(op):
+        if backend not in (None, implementation.name):
+            continue
+        reason = implementation.refuse(*tensors)
+        if reason is None:
+            return implementation.run
+        if backend is not None:
+            raise BackendError(f"backend {backend!r} cannot run this {op}: {reason}")
+    raise BackendError(f"{op} has no backend {backend!r}: use one of {', '.join(backends(op))}")
+
+
+def _implementations(op: str) -> tuple[Implementation, ...]:
+    if op not in _IMPLEMENTATIONS:
+        raise ValueError(f"no op {op!r}: use one of {', '.join(_IMPLEMENTATIONS)}")
+    return _IMPLEMENTATIONS[op]
