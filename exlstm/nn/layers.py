@@ -116,11 +116,11 @@ class CausalConv1d(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        state: Float[Tensor, "B W-1 D"] | None = None,
+        state: Float[Tensor, "B _ D"] | None = None,
         *,
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B W-1 D"]]:
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B _ D"]]:
         return causal_conv1d(x, self.weight, self.bias, state, mask=mask, reset=reset)
 
     def extra_repr(self) -> str:

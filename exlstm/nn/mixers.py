@@ -6,7 +6,7 @@ All mixers have one signature, so a block does not care which it holds:
 
 from __future__ import annotations
 
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,24 +14,22 @@ from torch import Tensor, nn
 
 from exlstm.nn import init
 from exlstm.nn.layers import BlockLinear, CausalConv1d, HeadNorm, check_divides, soft_cap
-from exlstm.ops import MLSTMState, SLSTMState, mlstm, slstm
-from exlstm.ops.checks import check_choice
+from exlstm.ops import mlstm, slstm
+from exlstm.ops.checks import check_choice, compute_dtype
 from exlstm.ops.mlstm_reference import ForgetGate, InputGate
 from exlstm.shapes import Bool, Float
 
-Cell = TypeVar("Cell", MLSTMState, SLSTMState)
 
-
-class MixerState(NamedTuple, Generic[Cell]):
+class MixerState(NamedTuple):
     """What a mixer remembers.
 
     Attributes:
-        cell: The state of the op.
-        conv: The window of the convolution before it; `None` where the mixer has none.
+        cell: The state of the op, `MLSTMState` or `SLSTMState`.
+        conv: The window of the convolution before it; of length 0 where the mixer has none.
     """
 
-    cell: Cell
-    conv: Float[Tensor, "B W-1 X"] | None
+    cell: Any
+    conv: Float[Tensor, "B _ X"]
 
 
 class MLSTMMixer(nn.Module):
@@ -117,11 +115,11 @@ class MLSTMMixer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState[MLSTMState] | None = None,
+        state: MixerState | None = None,
         *,
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], MixerState[MLSTMState]]:
+    ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         cell, conv = (None, None) if state is None else state
         u, g = self.up(x).chunk(2, dim=-1)
         u_conv, conv = self.conv(u, conv, mask=mask, reset=reset)
@@ -207,11 +205,11 @@ class MLSTMMixer7B(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState[MLSTMState] | None = None,
+        state: MixerState | None = None,
         *,
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], MixerState[MLSTMState]]:
+    ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         cell = None if state is None else state.cell
         q, k, v = (_heads(layer(x), self.num_heads) for layer in (self.q, self.k, self.v))
         i, f = soft_cap(gate_values(self.gates, x), self.gate_soft_cap).chunk(2, dim=-1)
@@ -219,7 +217,7 @@ class MLSTMMixer7B(nn.Module):
             q, k, v, i, f, cell,
             mask=mask, reset=reset, input_gate=self.input_gate, forget_gate=self.forget_gate,
         )  # fmt: skip
-        return self.out(torch.sigmoid(self.o(x)) * self.norm(h)), MixerState(cell, None)
+        return self.out(torch.sigmoid(self.o(x)) * self.norm(h)), MixerState(cell, _no_conv(x))
 
 
 class SLSTMMixer(nn.Module):
@@ -293,14 +291,15 @@ class SLSTMMixer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState[SLSTMState] | None = None,
+        state: MixerState | None = None,
         *,
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], MixerState[SLSTMState]]:
+    ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         cell, conv = (None, None) if state is None else state
-        u = x
-        if self.conv is not None:
+        if self.conv is None:
+            u, conv = x, _no_conv(x)
+        else:
             u, conv = self.conv(x, conv, mask=mask, reset=reset)
             u = F.silu(u)
         halves = (
@@ -341,5 +340,10 @@ def check_gates(input_gate: str, forget_gate: str) -> None:
     check_choice("forget_gate", forget_gate, ("sigmoid", "exp"))
 
 
-def _heads(x: Float[Tensor, "B T X"], num_heads: int) -> Float[Tensor, "B T H X/H"]:
+def _heads(x: Float[Tensor, "B T X"], num_heads: int) -> Float[Tensor, "B T H S"]:
     return x.unflatten(-1, (num_heads, -1))
+
+
+def _no_conv(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B 0 D"]:
+    """The state of a convolution that is not there: a tensor, so that a state holds nothing else."""
+    return x.new_zeros(x.shape[0], 0, x.shape[2], dtype=compute_dtype(x))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +62,8 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     ),
 }
 
-_forced: ContextVar[str | None] = ContextVar("exlstm_backend", default=None)
+# A plain global, not a ContextVar: torch.compile guards on it, and cannot trace the other.
+_forced: str | None = None
 
 
 def backends(op: str) -> tuple[str, ...]:
@@ -104,7 +104,8 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
 def use_backend(backend: str) -> Iterator[None]:
     """Run every op that has a backend of this name by it, inside the `with` block.
 
-    Ops without such a backend are not affected. A `backend=` in a call wins.
+    Ops without such a backend are not affected. A `backend=` in a call wins. For tests and
+    debugging: it holds for every thread.
 
     Args:
         backend: A name from `backends`.
@@ -119,11 +120,12 @@ def use_backend(backend: str) -> Iterator[None]:
     known = sorted({name for op in _IMPLEMENTATIONS for name in backends(op)})
     if backend not in known:
         raise BackendError(f"backend {backend!r} does not exist: use one of {', '.join(known)}")
-    token = _forced.set(backend)
+    global _forced
+    before, _forced = _forced, backend
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before
 
 
 def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]:
@@ -132,8 +134,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
     Raises:
         BackendError: `backend` was named and does not exist or cannot run them.
     """
-    if backend is None and (forced := _forced.get()) in backends(op):
-        backend = forced
+    if backend is None and _forced in backends(op):
+        backend = _forced
     for implementation in _implementations(op):
         if backend not in (None, implementation.name):
             continue

@@ -55,7 +55,7 @@ def causal_conv1d(
     width = sizes["W"]
     if state is None:
         state = x.new_zeros(sizes["B"], width - 1, sizes["D"], dtype=dtype)
-    elif width > 1:
+    else:
         check_shapes("causal_conv1d", sizes, dtype, state=(state, f"B {width - 1} D"))
 
     with torch.autocast(x.device.type, enabled=False):

@@ -59,13 +59,13 @@ def mlstm_chunkwise(
 
     weighted_k = d[..., -1, :, None] * k
     decay = d0[..., -1]
-    c_start, c = _scan(decay[..., None, None], weighted_k.mT @ v, state.c)
-    scores = (q @ k.mT) * d
-    h = scores @ v + d0[..., None] * (q @ c_start)
+    c_start, c = _scan(decay[..., None, None], _matmul(weighted_k.mT, v), state.c)
+    scores = _matmul(q, k.mT) * d
+    h = _matmul(scores, v) + d0[..., None] * _matmul(q, c_start)
     n = state.n
     if normalised:
         n_start, n = _scan(decay[..., None], weighted_k.sum(-2), state.n)
-        h = normalise(h, scores.sum(-1) + d0 * (q @ n_start[..., None])[..., 0], m)
+        h = normalise(h, scores.sum(-1) + d0 * _matmul(q, n_start[..., None])[..., 0], m)
     h = h.flatten(2, 3)[:, :, :time].transpose(1, 2)
     return h, MLSTMState(c, n, m[..., -1, -1])
 
@@ -98,3 +98,29 @@ def _scan(decay: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         starts.append(state)
         state = decay_n * state + added_n
     return torch.stack(starts, dim=2), state
+
+
+class _MatMul(torch.autograd.Function):
+    @staticmethod
+    def forward(a, b):
+        return a @ b
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, *d_outputs):
+        a, b = ctx.saved_tensors
+        (d_output,) = d_outputs
+        with torch.autocast(d_output.device.type, enabled=False):
+            return d_output @ b.mT, a.mT @ d_output
+
+
+def _matmul(a: Float[Tensor, "*S X Y"], b: Float[Tensor, "*S Y Z"]) -> Float[Tensor, "*S X Z"]:
+    """`a @ b`, in full precision also in the backward pass.
+
+    `torch.compile` traces a backward pass under the autocast around the call, whatever the forward
+    pass switched off: the gradients of a plain product would be computed in bfloat16.
+    """
+    return _MatMul.apply(a, b)

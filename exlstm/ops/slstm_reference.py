@@ -38,8 +38,8 @@ class SLSTMState(NamedTuple):
 
 def empty_slstm_state(like: Float[Tensor, "*S"]) -> SLSTMState:
     """The memory before the first step, in the shape, dtype and device of a state tensor."""
-    zero = torch.zeros_like(like)
-    return SLSTMState(zero, zero, zero, torch.full_like(like, empty_m(like.dtype)))
+    h, c, n = (torch.zeros_like(like) for _ in range(3))
+    return SLSTMState(h, c, n, torch.full_like(like, empty_m(like.dtype)))
 
 
 def slstm_step(gates: Float[Tensor, "*S G V"], state: SLSTMState, forget_gate: str) -> SLSTMState:

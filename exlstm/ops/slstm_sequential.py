@@ -2,7 +2,7 @@ r"""The sLSTM as one registered op with a written-out backward pass, in plain Py
 
 The time loop is hidden from autograd and from `torch.compile`, so a graph holds one node, not a
 few thousand. Only the states are kept; the backward pass recomputes all gates in one product, runs
-the loop in reverse for what is truly sequential, and forms the gradient of `r` in one product at the
+the loop in reverse for what is truly sequential, and forms the gradient of `r` in one more at the
 end. The gradient is exact, through every state, the stabiliser included.
 
 Derivation. A step depends on (log f + m_prev) and i alone, through `m = max(.)`, `f' = exp(log f +

@@ -1,0 +1,241 @@
+"""A training run from its arguments to its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from exlstm.data import (
+    Split,
+    Tokenizer,
+    Windows,
+    corpus_digest,
+    load_split,
+    load_tokenizer,
+    open_token_file,
+    write_token_file,
+)
+from exlstm.models import XLSTMConfig, XLSTMLanguageModel
+from exlstm.train import checkpoint as checkpoints
+from exlstm.train.arguments import TrainArguments
+from exlstm.train.metrics import MetricsLog, draw_curve, read_metrics
+from exlstm.train.progress import Progress, duration
+from exlstm.train.run_folder import (
+    check_folder,
+    check_outside,
+    check_same,
+    locked,
+    remove_run,
+    settings,
+    write_run,
+)
+
+if TYPE_CHECKING:
+    from exlstm.train.trainer import LanguageModelTrainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves."""
+
+    steps: int
+    seconds: float
+    """Of training, over all the processes that took part one after the other."""
+    train_loss: float
+    """Mean over the last tenth of the steps, nats per token."""
+    validation_loss: float
+    """At the last step, nats per token."""
+    bits_per_byte: float
+    """The validation loss in bits per byte of text."""
+    checkpoint: Path
+    """The newest checkpoint: a folder `exlstm.models.load_model` takes."""
+    metrics: Path
+    picture: Path
+
+
+def train(arguments: TrainArguments) -> TrainResult:
+    """Train a model, or go on with training it.
+
+    Killed at any moment and resumed, a run on a CPU ends with the same bits as one never killed,
+    given the same number of threads.
+
+    Args:
+        arguments: everything the run depends on.
+
+    Returns:
+        The losses at the end and where the files are.
+
+    Raises:
+        ValueError: if an argument, a file or the folder is not as it must be, before any step.
+        FloatingPointError: at a step whose loss or gradient is not finite; it is not applied.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
+    """
+    arguments.check()
+    _check_processes(arguments)
+    tokenizer = load_tokenizer(arguments.tokenizer)
+    # What can be wrong with the arguments shows before anything is written.
+    torch.manual_seed(arguments.seed)
+    model = XLSTMLanguageModel(arguments.model_config(tokenizer.vocab_size))
+    if int(os.environ.get("RANK", "0")) != 0:
+        return _train(arguments, model, tokenizer)
+    check_folder(arguments.out, resume=arguments.resume)
+    for source in (arguments.data, arguments.val_data):
+        check_outside(arguments.out, source)
+    split = load_split(arguments.data, arguments.val_data)
+    with locked(arguments.out):
+        # Once more: another process may have begun a run here before the lock was ours.
+        check_folder(arguments.out, resume=arguments.resume)
+        _prepare(arguments, model.config, tokenizer, split)
+        return _train(arguments, model, tokenizer)
+
+
+def _check_processes(arguments: TrainArguments) -> None:
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes"):
+        raise ValueError(
+            "ACCELERATE_USE_FSDP: FSDP is not supported, on a CPU it would silently be DDP; "
+            "start with torchrun instead"
+        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.batch_size % (processes * arguments.accumulate):
+        raise ValueError(
+            f"batch_size: {arguments.batch_size} is not possible with {processes} processes and "
+            f"accumulate {arguments.accumulate}, it must be a multiple of their product"
+        )
+
+
+def _prepare(
+    arguments: TrainArguments, config: XLSTMConfig, tokenizer: Tokenizer, split: Split
+) -> None:
+    """Make the folder ready: a run, with its token files, and nothing left of a killed process."""
+    out = arguments.out
+    digests = [corpus_digest(documents, tokenizer) for documents in split]
+    settled = settings(arguments, config, *digests)
+    if arguments.resume:
+        check_same(out, settled)
+    else:
+        write_run(out, arguments, settled)
+    (out / "data").mkdir(exist_ok=True)
+    try:
+        for path, documents in zip(_token_paths(out), split, strict=True):
+            write_token_file(path, documents, tokenizer)
+        Windows(open_token_file(_token_paths(out)[0]), arguments.context, arguments.seed)
+    except ValueError:
+        if not arguments.resume:
+            remove_run(out)
+        raise
+    checkpoints.remove_partial(out)
+
+
+def _train(
+    arguments: TrainArguments, model: XLSTMLanguageModel, tokenizer: Tokenizer
+) -> TrainResult:
+    from exlstm.train.trainer import LanguageModelTrainer, engine_arguments
+
+    out = arguments.out
+    engine = engine_arguments(arguments)  # waits for process 0, so the token files are there
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)  # only now: accelerate sets a number of its own
+    train_file, validation_file = map(open_token_file, _token_paths(out))
+    windows = Windows(train_file, arguments.context, arguments.seed)
+    trainer = LanguageModelTrainer(model, arguments, windows, validation_file, tokenizer, engine)
+    saved = checkpoints.checkpoints(out)
+    done = checkpoints.step_of(saved[-1]) if saved else 0
+    with _reports(trainer, done), _ctrl_c_stops(trainer):
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        trainer.say(
+            f"{parameters / 1e6:.2f} M parameters, {len(train_file.tokens):,} training tokens, "
+            f"{len(validation_file.tokens):,} validation tokens, on {engine.device}"
+        )
+        if done < arguments.steps:
+            trainer.train(resume_from_checkpoint=str(saved[-1]) if saved else None)
+    trainer.accelerator.wait_for_everyone()
+    saved = checkpoints.checkpoints(out)
+    if trainer.stop_requested and checkpoints.step_of(saved[-1]) < arguments.steps:
+        trainer.say(
+            f"stopped, {saved[-1]} is saved; go on with\n"
+            f"  exlstm train --resume --out {shlex.quote(str(out))}"
+        )
+        raise KeyboardInterrupt
+    result = _result(out, saved[-1])
+    trainer.say(_summary(result, prompt="import " if arguments.data is None else "The "))
+    return result
+
+
+@contextmanager
+def _reports(trainer: LanguageModelTrainer, done: int) -> Iterator[None]:
+    """Keep the metrics and the progress of process 0; draw the curve however the run ends."""
+    if trainer.args.process_index != 0:
+        yield
+        return
+    arguments = trainer.arguments
+    path = arguments.out / "metrics.jsonl"
+    trainer.metrics = MetricsLog(path, done)
+    trainer.progress = Progress(arguments.steps, done, arguments.batch_size * arguments.context)
+    try:
+        yield
+    finally:
+        trainer.progress.close()
+        trainer.progress = None
+        trainer.metrics.close()
+        if read_metrics(path):
+            draw_curve(path, arguments.out / "loss.png", title=arguments.out.resolve().name)
+
+
+@contextmanager
+def _ctrl_c_stops(trainer: LanguageModelTrainer) -> Iterator[None]:
+    """Let the first Ctrl-C stop the run after the step at hand, and a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+
+    def stop(*_: object) -> None:
+        trainer.stop_requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _token_paths(out: Path) -> tuple[Path, Path]:
+    return out / "data" / "train.bin", out / "data" / "val.bin"
+
+
+def _result(out: Path, checkpoint: Path) -> TrainResult:
+    lines = read_metrics(out / "metrics.jsonl")
+    last = lines[-max(1, len(lines) // 10) :]
+    return TrainResult(
+        steps=lines[-1]["step"],
+        seconds=lines[-1]["elapsed"],
+        train_loss=sum(line["loss"] for line in last) / len(last),
+        validation_loss=lines[-1]["validation_loss"],
+        bits_per_byte=lines[-1]["validation_bits_per_byte"],
+        checkpoint=checkpoint,
+        metrics=out / "metrics.jsonl",
+        picture=out / "loss.png",
+    )
+
+
+def _summary(result: TrainResult, prompt: str) -> str:
+    checkpoint = shlex.quote(str(result.checkpoint))
+    return (
+        f"{result.steps:,} steps in {duration(result.seconds)}: training loss "
+        f"{result.train_loss:.3f}, validation loss {result.validation_loss:.3f}, "
+        f"{result.bits_per_byte:.3f} bits per byte\n"
+        f"  checkpoint  {result.checkpoint}\n"
+        f"  curve       {result.picture}\n"
+        f"go on with\n"
+        f'  exlstm generate {checkpoint} --prompt "{prompt}"\n'
+        f"  exlstm evaluate {checkpoint}"
+    )

@@ -1,0 +1,292 @@
+"""The engine: `transformers.Trainer` with our data, optimizer, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from exlstm.data import TokenFile, Tokenizer, Windows, cut, fixed_windows
+from exlstm.models import XLSTMLanguageModel, load_model, save_model
+from exlstm.train import checkpoint as checkpoints
+from exlstm.train.arguments import TrainArguments
+from exlstm.train.metrics import MetricsLog
+from exlstm.train.optimizer import adamw, learning_rate_factor
+from exlstm.train.progress import Progress
+
+
+class LanguageModelTrainer(Trainer):
+    """Trains a language model on windows of a token file.
+
+    What `transformers.Trainer` lacks, and this has: batches as a function of (seed, step, rank),
+    checkpoints without pickles that are complete or absent, a resume that is exact on a CPU, and
+    a stop before a step that is not finite.
+
+    Args:
+        model: the model to train.
+        arguments: of the run.
+        windows: the training data.
+        validation: the validation data.
+        tokenizer: saved with every checkpoint.
+        training_arguments: of `engine_arguments`.
+    """
+
+    # The loss is the mean over one part of a batch: the Trainer divides by the number of parts.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: XLSTMLanguageModel,
+        arguments: TrainArguments,
+        windows: Windows,
+        validation: TokenFile,
+        tokenizer: Tokenizer,
+        training_arguments: TrainingArguments,
+    ) -> None:
+        self.language_model = model
+        self.arguments = arguments
+        self.windows = windows
+        self.validation = validation
+        self.tokenizer = tokenizer
+        self.metrics: MetricsLog | None = None
+        self.progress: Progress | None = None
+        self.stop_requested = False
+        self.step_began = 0.0
+        self._with_loss = _WithLoss(model)
+        super().__init__(
+            model=self._with_loss, args=training_arguments, callbacks=[_Schedule(self)]
+        )
+        self.remove_callback(PrinterCallback)
+
+    def say(self, text: str) -> None:
+        """Print a line, in process 0 only and above the progress bar."""
+        if self.progress is not None:
+            self.progress.say(text)
+        elif self.args.process_index == 0:
+            print(text, flush=True)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the batches of this process, from the step after the last one done."""
+        return _Batches(self)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make AdamW over the paper's parameter groups."""
+        if self.optimizer is None:
+            self.optimizer = adamw(
+                self.language_model,
+                learning_rate=self.arguments.learning_rate,
+                weight_decay=self.arguments.weight_decay,
+                betas=(self.arguments.beta1, self.arguments.beta2),
+                eps=self.arguments.eps,
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the schedule as it stands after the steps done: it has no state of its own."""
+        optimizer = self.optimizer if optimizer is None else optimizer
+        for group in optimizer.param_groups:
+            group["initial_lr"] = self.arguments.learning_rate
+        factor = functools.partial(
+            learning_rate_factor,
+            steps=num_training_steps,
+            warmup=self.arguments.warmup,
+            min_ratio=self.arguments.min_lr_ratio,
+        )
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, factor, last_epoch=self.state.global_step - 1
+        )
+        return self.lr_scheduler
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # The last call before the optimizer's step: nothing has been changed yet.
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        for name, value in (("loss", self._tr_loss), ("gradient norm", grad_norm)):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} is {float(value)} at step {self.state.global_step + 1}, which "
+                    f"was not applied; {self._last_good()}; a lower --learning-rate may help"
+                )
+        return grad_norm
+
+    def _last_good(self) -> str:
+        saved = checkpoints.checkpoints(self.arguments.out)
+        return f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Report a step; the Trainer's summary at the end is left to the caller."""
+        if "loss" not in logs:
+            return
+        step, loss = self.state.global_step, logs["loss"]
+        tokens = self.arguments.batch_size * self.arguments.context
+        if self.metrics is not None:
+            self.metrics.add(
+                step,
+                loss=loss,
+                bits_per_byte=loss * self.windows.file.bits_per_byte,
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs["grad_norm"],
+                tokens_per_second=round(tokens / (time.perf_counter() - self.step_began), 1),
+            )
+        if self.progress is not None:
+            self.progress.step(step, loss)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Return the mean loss over the fixed validation windows, also in bits per byte."""
+        starts, length = fixed_windows(
+            self.validation, self.arguments.context, self.arguments.eval_windows
+        )
+        starts = starts[self.args.process_index :: self.args.world_size]
+        size = self.args.per_device_train_batch_size
+        model = self._with_loss.eval()
+        total = 0.0
+        with torch.no_grad():
+            for first in range(0, len(starts), size):
+                part = starts[first : first + size]
+                batch = self._prepare_inputs(cut(self.validation, part, length))
+                total += float(model(**batch)["loss"]) * len(part)
+        sums = torch.tensor([total, len(starts)], device=self.args.device, dtype=torch.float32)
+        total, windows = cast("torch.Tensor", self.accelerator.reduce(sums, "sum")).tolist()
+        loss = total / windows
+        metrics = {
+            "validation_loss": loss,
+            "validation_bits_per_byte": loss * self.validation.bits_per_byte,
+        }
+        if self.metrics is not None:
+            self.metrics.add(self.state.global_step, **metrics)
+        if self.progress is not None:
+            self.progress.evaluation(self.state.global_step, *metrics.values())
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.args.should_save:
+            if self.metrics is not None:
+                self.metrics.sync()
+            run = self.arguments.out
+            checkpoints.write_checkpoint(run, self.state.global_step, self._fill_checkpoint)
+            checkpoints.remove_old(run, self.arguments.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _fill_checkpoint(self, folder: Path) -> None:
+        save_model(folder, self.language_model)
+        self.tokenizer.save(folder)
+        checkpoints.save_optimizer(
+            folder / checkpoints.OPTIMIZER_FILE, self.language_model, self.optimizer
+        )
+        checkpoints.save_random(folder / checkpoints.RANDOM_FILE)
+        # The Trainer counts its epoch from where this process began.
+        self.state.epoch = self.state.global_step / self.arguments.steps
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        loaded = load_model(Path(resume_from_checkpoint))
+        self.language_model.load_state_dict(loaded.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            path = Path(checkpoint) / checkpoints.OPTIMIZER_FILE
+            checkpoints.load_optimizer(path, self.language_model, self.optimizer)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.load_random(Path(checkpoint) / checkpoints.RANDOM_FILE)
+
+
+def engine_arguments(arguments: TrainArguments) -> TrainingArguments:
+    """Return the Trainer's own arguments: this joins the process group, if there is one."""
+    made = TrainingArguments(
+        output_dir=str(arguments.out),
+        # Unless told so, the processes of torchrun on a CPU would each train alone.
+        use_cpu=not torch.accelerator.is_available(),
+        max_steps=arguments.steps,
+        gradient_accumulation_steps=arguments.accumulate,
+        max_grad_norm=arguments.grad_clip,
+        seed=arguments.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        ignore_data_skip=True,
+        ddp_find_unused_parameters=False,
+    )
+    # One process drives one device; several GPUs without torchrun would become DataParallel.
+    made._n_gpu = min(made.n_gpu, 1)
+    made.per_device_train_batch_size = arguments.batch_size // (
+        made.world_size * arguments.accumulate
+    )
+    return made
+
+
+class _WithLoss(nn.Module):
+    """The model and its loss as one module, as DDP wants it.
+
+    It also keeps the model's `config` out of sight: the Trainer would write into it.
+    """
+
+    def __init__(self, language_model: XLSTMLanguageModel) -> None:
+        super().__init__()
+        self.language_model = language_model
+
+    def forward(
+        self, inputs: torch.Tensor, targets: torch.Tensor, reset: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        logits, _ = self.language_model(inputs, reset=reset)
+        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())}
+
+
+class _Batches:
+    """The parts of batches this process computes, in order, without an end."""
+
+    def __init__(self, trainer: LanguageModelTrainer) -> None:
+        self._trainer = trainer
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        args, windows = self._trainer.args, self._trainer.windows
+        batch_size = self._trainer.arguments.batch_size
+        part_size = args.per_device_train_batch_size
+        step = self._trainer.state.global_step
+        while True:
+            # The processes share the samples of a step, so their number changes no step.
+            first = step * batch_size + args.process_index * part_size
+            for part in range(args.gradient_accumulation_steps):
+                start = first + part * args.world_size * part_size
+                yield windows.batch(range(start, start + part_size))
+            step += 1
+
+
+class _Schedule(TrainerCallback):
+    """Times every step, and says after it whether to evaluate, to save or to stop."""
+
+    def __init__(self, trainer: LanguageModelTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        arguments = self._trainer.arguments
+        last = state.global_step == arguments.steps
+        stop = self._trainer.stop_requested
+        control.should_evaluate = last or state.global_step % arguments.eval_every == 0
+        control.should_save = last or stop or state.global_step % arguments.save_every == 0
+        control.should_training_stop = last or stop
+        return control

@@ -1,0 +1,98 @@
+"""The ops under `torch.compile`, under autocast, and as registered operators."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from exlstm.testing import OPS, Case, assert_as_accurate, make_inputs, run, to_double
+
+pytestmark = [
+    pytest.mark.compile,
+    # The compiler itself uses what torch has deprecated.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
+]
+
+CASES = [
+    Case(name="compile", T=5, H=2, K=3, V=2, W=3, state=True),
+    Case(name="compile-packed", T=5, H=2, K=3, V=2, W=3, mask=True, reset=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+# "aot_eager" traces as the default does, forward and backward, but writes no code: it is quick.
+@pytest.mark.parametrize(
+    ("case", "compiler"), [(CASES[0], "inductor"), (CASES[1], "aot_eager")], ids=str
+)
+@pytest.mark.parametrize("op", OPS)
+def test_compiled_equals_eager(op: str, case: Case, compiler: str) -> None:
+    inputs = make_inputs(op, case, torch.float32)
+    compiled = torch.compile(OPS[op], fullgraph=True, backend=compiler)
+    assert_as_accurate(
+        run(compiled, inputs), run(OPS[op], inputs), run(OPS[op], to_double(inputs)), torch.float32
+    )
+
+
+def test_two_ops_and_a_state_between_them_are_one_graph() -> None:
+    inputs = make_inputs("mlstm", Case(name="graph", T=6, H=1, K=2, V=2), torch.float32)
+
+    def twice(**arguments: Any) -> tuple[Tensor, Any]:
+        first = {n: x[:, :4] if isinstance(x, Tensor) else x for n, x in arguments.items()}
+        second = {n: x[:, 4:] if isinstance(x, Tensor) else x for n, x in arguments.items()}
+        h, state = OPS["mlstm"](**first)
+        return OPS["mlstm"](**second | {"v": second["v"] + h[:, -1:], "state": state})
+
+    assert_as_accurate(
+        run(torch.compile(twice, fullgraph=True, backend="aot_eager"), inputs),
+        run(twice, inputs),
+        run(twice, to_double(inputs)),
+        torch.float32,
+    )
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("op", OPS)
+def test_autocast_changes_nothing_inside(op: str, compiled: bool) -> None:
+    """Under bfloat16 autocast the op still computes and keeps its states in float32."""
+    inputs = make_inputs(op, CASES[0], torch.float32)
+    function = torch.compile(OPS[op], fullgraph=True, backend="aot_eager") if compiled else OPS[op]
+
+    def autocast(**arguments: Any) -> tuple[Tensor, Any]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return function(**arguments)
+
+    results = run(autocast, inputs)
+    assert all(x.dtype == torch.float32 for name, x in results.items() if name.startswith("state"))
+    assert_as_accurate(
+        results, run(OPS[op], inputs), run(OPS[op], to_double(inputs)), torch.float32
+    )
+
+
+@pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
+@pytest.mark.parametrize("flags", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_registered_slstm(dtype: torch.dtype, flags: bool, forget_gate: Any) -> None:
+    case = Case(
+        name="opcheck", T=4, V=3, state=True, mask=flags, reset=flags, forget_gate=forget_gate
+    )
+    inputs = make_inputs("slstm", case, dtype)
+    start, flags_ = (
+        (inputs["x"], inputs["r"], *inputs["state"]),
+        (inputs["mask"], inputs["reset"], forget_gate),
+    )
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.exlstm.slstm_forward, (*start, *flags_), test_utils=tests)
+    states = torch.ops.exlstm.slstm_forward(*start, *flags_)
+    gradients = (torch.ones_like(states[0]), *(torch.ones_like(s) for s in inputs["state"]))
+    torch.library.opcheck(
+        torch.ops.exlstm.slstm_backward, (*start, *states, *flags_, *gradients), test_utils=tests
+    )

@@ -1,0 +1,120 @@
+"""What holds for the whole repository: imports, layers, the README's tree, documented names."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "exlstm"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+MAY_IMPORT = {
+    "ops": {"ops", "shapes"},
+    "nn": {"ops", "nn", "shapes"},
+    "models": {"ops", "nn", "models", "shapes"},
+    "data": {"data", "shapes"},
+    "evaluate": {"ops", "nn", "models", "evaluate", "shapes"},
+    "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
+    "testing": {"ops", "shapes"},
+    "shapes": set(),
+    "__init__": set(),
+    "cli": {"models", "data", "evaluate", "train", "cli"},
+}
+
+
+def part(path: Path) -> str:
+    """The folder of a module, or its name where it lies at the top."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_layering_is_one_way(path: Path) -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            imported.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+    ours = {name.split(".")[1] for name in imported if name.startswith("exlstm.")}
+    assert ours <= MAY_IMPORT[part(path)]
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_import_costs_torch_numpy_safetensors_and_nothing_else() -> None:
+    """Compared with a fresh interpreter that imports just those three."""
+    code = "import sys, torch, numpy, safetensors.torch\nbefore = set(sys.modules)\n"
+    code += "import exlstm, exlstm.ops, exlstm.nn, exlstm.models, exlstm.evaluate\n"
+    code += "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    done = run(code)
+    foreign = set(done.stdout.split()) - {"exlstm"} - set(sys.stdlib_module_names)
+    assert foreign == set()
+    assert done.stderr == ""
+
+
+def test_import_prints_nothing_and_starts_nothing() -> None:
+    code = "import threading, os\nenvironment = dict(os.environ)\n"
+    code += "import exlstm.ops, exlstm.models\n"
+    code += "assert threading.active_count() == 1 and dict(os.environ) == environment"
+    done = run(code)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_one_idea_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_there_is_no_ban_breaking_code() -> None:
+    banned = ("torch.compiler.disable", "pickle.load", "torch.load(", "np.load(")
+    for path in SOURCES:
+        for word in banned:
+            assert word not in path.read_text(), f"{path} uses {word}"
+
+
+def tree_in_readme() -> set[str]:
+    """The paths in the README's tree: folders by indentation, each line a name and what it is."""
+    block = re.search(r"```\n(exlstm/\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block, "README has no tree"
+    paths, folders = set(), []
+    for line in block[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = [word for word in re.split(r"\s{2,}", line.strip())[0].split()]
+        del folders[depth:]
+        for name in names:
+            paths.add("/".join([*folders, name.rstrip("/")]))
+        if names[-1].endswith("/"):
+            folders.append(names[-1].rstrip("/"))
+    return paths
+
+
+def test_the_readmes_tree_is_the_tree() -> None:
+    written = tree_in_readme()
+    for path in written:
+        assert (ROOT / path).exists(), f"README names {path}"
+    for path in SOURCES:
+        if path.name != "__init__.py":
+            assert str(path.relative_to(ROOT)) in written, f"README's tree lacks {path}"
+
+
+@pytest.mark.parametrize(
+    "module", ["exlstm.ops", "exlstm.nn", "exlstm.models", "exlstm.evaluate", "exlstm.data"]
+)
+def test_public_names_are_documented(module: str) -> None:
+    package = importlib.import_module(module)
+    public = {name: thing for name, thing in vars(package).items() if not name.startswith("_")}
+    for name, thing in public.items():
+        if inspect.ismodule(thing) or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        assert inspect.getdoc(thing), f"{module}.{name} has no docstring"
+        assert thing.__module__.startswith("exlstm."), f"{module}.{name} is not ours"
