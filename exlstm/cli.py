@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 try:
     import tyro
@@ -16,14 +18,136 @@ from exlstm.train import TrainArguments
 from exlstm.train.run_folder import resumed_arguments
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments:
+    """Continue a text with a trained model, printing it as it comes."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint, or a run, for its newest checkpoint."""
+    prompt: str = ""
+    """What to continue; without it, a new document."""
+    max_tokens: int = 512
+    """Stop after this many tokens; the model may end the document before."""
+    temperature: float = 0.8
+    """Divides the logits: 0 is the most likely text, 1 the model's own distribution."""
+    top_k: int | None = None
+    """Draw among the k most likely tokens only."""
+    top_p: float | None = None
+    """Draw among the most likely tokens that together have this probability only."""
+    seed: int | None = None
+    """Makes the text repeatable."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text; they are not printed."""
+    threads: int | None = None
+    """CPU threads; without it, what torch takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Loss, perplexity and bits per byte of a trained model on text.
+
+    Every document is read from an empty memory to its end.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint, or a run, for its newest checkpoint."""
+    data: str | None = None
+    """A text file, a folder, or a quoted glob; without it, the run's validation documents."""
+    context: tuple[int, ...] = ()
+    """Also measure with the memory emptied every so many tokens, for each number given."""
+    batch_size: int = 16
+    """Documents read side by side; it does not change the result."""
+    json: bool = False
+    """Print the results as JSON."""
+    threads: int | None = None
+    """CPU threads; without it, what torch takes."""
+
+
 def _train(arguments: TrainArguments) -> None:
     from exlstm.train import train
 
     train(arguments)
 
 
+def _generate(arguments: GenerateArguments) -> None:
+    from exlstm.data import load_tokenizer, stream_text
+    from exlstm.models import generate, load_model
+
+    _set_threads(arguments.threads)
+    folder = _newest_checkpoint(arguments.checkpoint)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    end = tokenizer.end_of_document
+    tokens = generate(
+        model,
+        [end, *tokenizer.encode(arguments.prompt).tolist()],
+        arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        stop={end},
+    )
+    print(arguments.prompt, end="", flush=True)
+    for text in stream_text(tokenizer, tokens, arguments.stop):
+        print(text, end="", flush=True)
+    print()
+
+
+def _evaluate(arguments: EvaluateArguments) -> None:
+    import numpy as np
+    from tqdm import tqdm
+
+    from exlstm.data import load_tokenizer, open_token_file, read_documents
+    from exlstm.evaluate import evaluate_documents
+    from exlstm.models import load_model
+
+    _set_threads(arguments.threads)
+    folder = _newest_checkpoint(arguments.checkpoint)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    end = tokenizer.end_of_document
+    if arguments.data is None:
+        file = open_token_file(folder.parent / "data" / "val.bin")
+        (starts,) = np.nonzero(file.tokens == end)
+        documents, num_bytes = np.split(np.asarray(file.tokens), starts[1:]), file.num_bytes
+    else:
+        texts = [document.text for document in read_documents(arguments.data)]
+        documents = [np.concatenate(([end], tokenizer.encode(text))) for text in texts]
+        num_bytes = sum(len(text.encode()) for text in texts)
+
+    results = []
+    total = sum(len(document) - 1 for document in documents)
+    for context in (None, *arguments.context):
+        with tqdm(total=total, unit="token", unit_scale=True, disable=None, leave=False) as bar:
+            result = evaluate_documents(
+                model,
+                documents,
+                num_bytes,
+                context=context,
+                batch_size=arguments.batch_size,
+                progress=bar.update,
+            )
+        results.append({"context": context, **asdict(result)})
+    if arguments.json:
+        print(json.dumps({"checkpoint": str(folder), "results": results}, indent=2))
+        return
+    first = results[0]
+    print(
+        f"{folder}: {first['num_documents']:,} documents, {first['num_bytes']:,} bytes, "
+        f"{first['num_tokens']:,} tokens"
+    )
+    print(f"{'context':>10}  {'loss':>7}  {'perplexity':>10}  {'bits per byte':>13}")
+    for row in results:
+        context = "unlimited" if row["context"] is None else f"{row['context']:,}"
+        print(
+            f"{context:>10}  {row['loss']:7.4f}  {row['perplexity']:10.4f}  "
+            f"{row['bits_per_byte']:13.4f}"
+        )
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train": (TrainArguments, _train),
+    "generate": (GenerateArguments, _generate),
+    "evaluate": (EvaluateArguments, _evaluate),
 }
 """Name -> what it is told, and what it does. What a verb needs it imports when it runs."""
 
@@ -61,3 +185,29 @@ def _parse(argv: list[str]) -> Any:
             TrainArguments, prog="exlstm train", args=argv[1:], default=began, config=config
         )
     return arguments
+
+
+def _newest_checkpoint(folder: Path) -> Path:
+    """The folder itself, or the newest checkpoint of the run in it."""
+    from exlstm.train.checkpoint import checkpoints
+
+    if (folder / "config.json").is_file():
+        return folder
+    found = checkpoints(folder) if folder.is_dir() else []
+    if not found:
+        raise ValueError(f"{folder} is neither a checkpoint nor a run that has one")
+    return found[-1]
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"threads: {threads} is not possible, it must be at least 1")
+    torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

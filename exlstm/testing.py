@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -224,7 +224,7 @@ def to_double(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, **double, "state": map_state(Tensor.double, inputs["state"])}
 
 
-def _is_float(value: Any) -> bool:
+def _is_float(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
@@ -261,9 +261,9 @@ def run(op: Op, inputs: dict[str, Any], **options: Any) -> Results:
     fixed = ("n", "m") if inputs.get("input_gate") == "sigmoid" else ()
     for name, value in inputs.items():
         if name == "state" and value is not None and not isinstance(value, Tensor):
-            parts = value._asdict().items()
+            parts: dict[str, Tensor] = value._asdict()
             arguments[name] = type(value)(
-                *(s if n in fixed else leaf(f"state.{n}", s) for n, s in parts)
+                *(s if n in fixed else leaf(f"state.{n}", s) for n, s in parts.items())
             )
         elif _is_float(value):
             arguments[name] = leaf(name, value)

@@ -89,7 +89,7 @@ def tree_in_readme() -> set[str]:
     paths, folders = set(), []
     for line in block[1].splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
-        names = [word for word in re.split(r"\s{2,}", line.strip())[0].split()]
+        names = re.split(r"\s{2,}", line.strip())[0].split()
         del folders[depth:]
         for name in names:
             paths.add("/".join([*folders, name.rstrip("/")]))

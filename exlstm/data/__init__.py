@@ -17,7 +17,13 @@ from exlstm.data.token_file import (
     open_token_file,
     write_token_file,
 )
-from exlstm.data.tokenizer import ByteTokenizer, FileTokenizer, Tokenizer, load_tokenizer
+from exlstm.data.tokenizer import (
+    ByteTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    stream_text,
+)
 
 __all__ = [
     "ByteTokenizer",
@@ -36,5 +42,6 @@ __all__ = [
     "open_token_file",
     "read_documents",
     "split_documents",
+    "stream_text",
     "write_token_file",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -176,6 +176,55 @@ class _FileStream:
     def _text(self) -> str:
         before = self._tokenizer.decode(self._before)
         return self._tokenizer.decode(self._before + self._new)[len(before) :]
+
+
+def stream_text(
+    tokenizer: Tokenizer, tokens: Iterable[int], stop: Sequence[str] = ()
+) -> Iterator[str]:
+    """Turn tokens into text as they come, up to the first stop string.
+
+    What might be the beginning of a stop string is held back until it is certain; the stop string
+    itself is not yielded, and no token after it is asked for.
+
+    Args:
+        tokenizer: Of the tokens.
+        tokens: One by one.
+        stop: Strings that end the text.
+
+    Raises:
+        ValueError: A stop string is empty.
+
+    Example:
+        >>> tokens = iter(b"a plain text. And more.")
+        >>> "".join(stream_text(ByteTokenizer(), tokens, stop=["."]))
+        'a plain text'
+    """
+    if "" in stop:
+        raise ValueError("stop: '' is empty and would end every text; give at least one character")
+    decoder = tokenizer.stream()
+    held = ""
+    for token in tokens:
+        held += decoder.push(token)
+        ends = [held.find(word) for word in stop if word in held]
+        if ends:
+            yield held[: min(ends)]
+            return
+        certain = len(held) - _beginning_of_a_stop(held, stop)
+        if certain:
+            yield held[:certain]
+            held = held[certain:]
+    held += decoder.finish()
+    if held:
+        yield held
+
+
+def _beginning_of_a_stop(text: str, stop: Sequence[str]) -> int:
+    """The length of the longest end of `text` that a stop string begins with."""
+    longest = max(map(len, stop), default=0)
+    for length in range(min(longest - 1, len(text)), 0, -1):
+        if any(word.startswith(text[-length:]) for word in stop):
+            return length
+    return 0
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:

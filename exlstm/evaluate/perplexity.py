@@ -47,7 +47,7 @@ def evaluate_documents(
     *,
     context: int | None = None,
     batch_size: int = 16,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Callable[[int], object] = lambda tokens: None,
 ) -> Evaluation:
     """Read every document from an empty memory to its end and score each token after the first.
 

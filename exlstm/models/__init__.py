@@ -2,6 +2,7 @@
 
 from exlstm.models.checkpoint import load_model as load_model
 from exlstm.models.checkpoint import save_model as save_model
+from exlstm.models.config import PRESETS as PRESETS
 from exlstm.models.config import XLSTMConfig as XLSTMConfig
 from exlstm.models.config import xlstm_1b3 as xlstm_1b3
 from exlstm.models.config import xlstm_7b as xlstm_7b

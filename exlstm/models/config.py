@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from exlstm.nn.stack import check_pattern, xlstm_notation
@@ -151,3 +153,16 @@ def xlstm_7b() -> XLSTMConfig:
         gate_soft_cap=15.0,
         logit_soft_cap=30.0,
     )
+
+
+PRESETS: dict[str, Callable[[], XLSTMConfig]] = {
+    f"{size}-{ratio}": partial(preset, ratio)
+    for size, preset in (
+        ("125m", xlstm_125m),
+        ("350m", xlstm_350m),
+        ("760m", xlstm_760m),
+        ("1.3b", xlstm_1b3),
+    )
+    for ratio in ("1:0", "7:1")
+} | {"7b": xlstm_7b}
+"""The published models by name."""

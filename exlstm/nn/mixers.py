@@ -345,5 +345,5 @@ def _heads(x: Float[Tensor, "B T X"], num_heads: int) -> Float[Tensor, "B T H S"
 
 
 def _no_conv(x: Float[Tensor, "B T D"]) -> Float[Tensor, "B 0 D"]:
-    """The state of a convolution that is not there: a tensor, so that a state holds nothing else."""
+    """The state of a convolution that is not there: a tensor, as all that a state holds."""
     return x.new_zeros(x.shape[0], 0, x.shape[2], dtype=compute_dtype(x))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exlstm.models import XLSTMConfig
+from exlstm.models import PRESETS, XLSTMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,10 @@ class TrainArguments:
     tokenizer: str = "bytes"
     """'bytes', or the path of a Hugging Face tokenizer.json."""
 
+    preset: str | None = None
+    """A published model, '125m-7:1' say: its pattern, width and heads stand in for the next three."""
     pattern: str = "mmsm"
-    """One letter per block: m for an mLSTM block, s for an sLSTM block."""
+    """One letter per block: m and s for the paper's mLSTM and sLSTM, M for the 7B's mLSTM."""
     d_model: int = 128
     """Model width."""
     num_heads: int = 4
@@ -83,6 +85,8 @@ class TrainArguments:
         Raises:
             ValueError: if one is out of its range.
         """
+        known = self.preset is None or self.preset in PRESETS
+        self._require("preset", known, f"one of {', '.join(PRESETS)}")
         for name in ("d_model", "num_heads", "context", "batch_size", "accumulate", "steps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("eval_every", "eval_windows", "save_every", "keep"):
@@ -116,6 +120,9 @@ class TrainArguments:
 
     def model_config(self, vocab_size: int) -> XLSTMConfig:
         """Return the configuration of the model to train."""
+        if self.preset is not None:
+            published = PRESETS[self.preset]()
+            return dataclasses.replace(published, vocab_size=vocab_size, dropout=self.dropout)
         return XLSTMConfig(
             vocab_size=vocab_size,
             d_model=self.d_model,
