@@ -1,6 +1,7 @@
 # Each target sets up what it needs from a clean clone.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO_OUT ?= out/demo-$(shell date +%Y%m%d-%H%M%S)
 # Shape annotations of these are checked at run time in tests, except in tests/ops: the check costs
 # more than the step it checks, and those tests hold every shape against a reference. Public ops are
 # left out: they check for themselves, and their own errors are what is tested.
@@ -18,7 +19,8 @@ setup: .venv/installed
 	touch $@
 
 demo: setup
-	$(BIN)/python -m exlstm.cli train --out out/demo --fresh --preset demo
+	$(BIN)/exlstm train --out $(DEMO_OUT) --pattern mmsm --d-model 128 --context 256 --batch-size 8 \
+		--steps 600 --learning-rate 3e-3
 
 test: setup
 	$(PYTEST) -m "not slow and not compile" --ignore=tests/ops --jaxtyping-packages=$(CHECKED),beartype.beartype

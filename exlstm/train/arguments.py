@@ -31,7 +31,7 @@ class TrainArguments:
     """'bytes', or the path of a Hugging Face tokenizer.json."""
 
     preset: str | None = None
-    """A published model, '125m-7:1' say: its pattern, width and heads stand in for the next three."""
+    """A published model, such as '125m-7:1', in place of the next three."""
     pattern: str = "mmsm"
     """One letter per block: m and s for the paper's mLSTM and sLSTM, M for the 7B's mLSTM."""
     d_model: int = 128

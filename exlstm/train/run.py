@@ -24,7 +24,7 @@ from exlstm.data import (
     open_token_file,
     write_token_file,
 )
-from exlstm.models import XLSTMConfig, XLSTMLanguageModel
+from exlstm.models import XLSTMConfig, XLSTMLanguageModel, generate, load_model
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
 from exlstm.train.metrics import MetricsLog, draw_curve, read_metrics
@@ -41,6 +41,8 @@ from exlstm.train.run_folder import (
 
 if TYPE_CHECKING:
     from exlstm.train.trainer import LanguageModelTrainer
+
+_SAMPLE_TOKENS = 400
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,19 @@ def _train(
         )
         raise KeyboardInterrupt
     result = _result(out, saved[-1])
+    trainer.say(f"a sample:\n\n{_sample(result.checkpoint, arguments.seed)}\n")
     trainer.say(_summary(result, prompt="import " if arguments.data is None else "The "))
     return result
+
+
+def _sample(checkpoint: Path, seed: int) -> str:
+    """A short document of the model's own."""
+    tokenizer = load_tokenizer(checkpoint)
+    end = tokenizer.end_of_document
+    tokens = generate(
+        load_model(checkpoint), [end], _SAMPLE_TOKENS, temperature=0.8, seed=seed, stop={end}
+    )
+    return tokenizer.decode(tokens)
 
 
 @contextmanager
@@ -228,7 +241,7 @@ def _result(out: Path, checkpoint: Path) -> TrainResult:
 
 
 def _summary(result: TrainResult, prompt: str) -> str:
-    checkpoint = shlex.quote(str(result.checkpoint))
+    run = shlex.quote(str(result.checkpoint.parent))
     return (
         f"{result.steps:,} steps in {duration(result.seconds)}: training loss "
         f"{result.train_loss:.3f}, validation loss {result.validation_loss:.3f}, "
@@ -236,6 +249,6 @@ def _summary(result: TrainResult, prompt: str) -> str:
         f"  checkpoint  {result.checkpoint}\n"
         f"  curve       {result.picture}\n"
         f"go on with\n"
-        f'  exlstm generate {checkpoint} --prompt "{prompt}"\n'
-        f"  exlstm evaluate {checkpoint}"
+        f'  exlstm generate {run} --prompt "{prompt}"\n'
+        f"  exlstm evaluate {run} --data FILE_OR_FOLDER --context 64 256 1024"
     )
