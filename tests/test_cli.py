@@ -1,7 +1,9 @@
 """The command line: exit codes, and mistakes in one line."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +77,69 @@ def test_without_its_packages_it_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "exlstm: the command line needs more: pip install 'exlstm[lm]'\n"
+
+
+@pytest.fixture
+def run(tmp_path, text, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "--data", text, "--out", out, *SMALL]) == 0
+    capsys.readouterr()
+    return out
+
+
+def test_generate_continues_the_prompt_and_repeats_with_a_seed(run, capsys):
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main(["generate", run, "--prompt", "It", "--max-tokens", "30", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("It")
+
+
+def test_generate_stops_at_a_string(run, capsys):
+    flags = ["--prompt", "It", "--max-tokens", "40", "--seed", "2", "--threads", "1"]
+    assert main(["generate", run, *flags]) == 0
+    text = capsys.readouterr().out
+    stop = text[5]
+    assert main(["generate", run, *flags, "--stop", stop]) == 0
+    assert capsys.readouterr().out == text[: text.index(stop, 2)] + "\n"
+
+
+def test_evaluate_measures_the_runs_validation_text_and_any_other(run, text, capsys):
+    assert main(["evaluate", run, "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)["results"][0]
+    assert own["num_bytes"] == 35  # 5 % of 700
+    assert main(["evaluate", run, "--data", text, "--json", "--context", "4"]) == 0
+    whole, short = json.loads(capsys.readouterr().out)["results"]
+    assert whole["num_bytes"] == whole["num_tokens"] == 700
+    assert (whole["context"], short["context"]) == (None, 4)
+    assert main(["evaluate", run, "--data", text]) == 0
+    assert f"{whole['bits_per_byte']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["generate", "nowhere"], "nowhere is neither a checkpoint nor a run that has one"),
+        (["evaluate", "nowhere"], "nowhere is neither a checkpoint nor a run that has one"),
+        (["generate", "RUN", "--temperature", "-1"], "temperature must be at least 0, got -1.0"),
+        (["generate", "RUN", "--stop", ""], "stop: '' is empty"),
+        (["generate", "RUN", "--threads", "0"], "threads: 0 is not possible"),
+        (["evaluate", "RUN", "--data", "missing.txt"], "data: there is no missing.txt"),
+        (["evaluate", "RUN", "--context", "0"], "context must be at least 1 or None, got 0"),
+    ],
+)
+def test_mistakes_of_the_other_verbs_are_one_line(run, capsys, argv, message):
+    assert main([run if word == "RUN" else word for word in argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"exlstm: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_damaged_checkpoint_is_one_line(run, capsys):
+    weights = Path(run, "checkpoint-000002", "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert main(["generate", run]) == 2
+    error = capsys.readouterr().err
+    assert "model.safetensors is damaged" in error
+    assert error.count("\n") == 1

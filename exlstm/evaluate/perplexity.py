@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from exlstm.models import XLSTMLanguageModel
-from exlstm.shapes import Bool, Int
+from exlstm.shapes import Float
 
 PIECE_LENGTH = 512
 
@@ -72,8 +73,10 @@ def evaluate_documents(
         >>> result.num_tokens, 0 < result.bits_per_byte < 20
         (2, True)
     """
-    if batch_size < 1 or (context is not None and context < 1):
-        raise ValueError(f"batch_size and context must be at least 1, got {batch_size}, {context}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if context is not None and context < 1:
+        raise ValueError(f"context must be at least 1 or None, got {context}")
     # Documents of like length side by side, so that little of a batch is padding.
     ordered = sorted((d for d in documents if len(d) > 1), key=len, reverse=True)
     if not ordered or num_bytes < 1:
@@ -81,21 +84,10 @@ def evaluate_documents(
     total, count = 0.0, 0
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]
-        tokens, mask = _pad(batch, model.embedding.weight.device)
-        state = None
-        for first in range(0, tokens.shape[1] - 1, PIECE_LENGTH):
-            piece = slice(first, min(first + PIECE_LENGTH, tokens.shape[1] - 1))
-            scored = mask[:, piece.start + 1 : piece.stop + 1]
-            reset = None
-            if context is not None:
-                position = torch.arange(piece.start, piece.stop, device=tokens.device)
-                reset = (position % context == 0).expand(len(batch), -1)
-            logits, state = model(tokens[:, piece], state, mask=mask[:, piece], reset=reset)
-            targets = tokens[:, piece.start + 1 : piece.stop + 1]
-            losses = F.cross_entropy(logits[scored], targets[scored], reduction="sum")
-            total += losses.double().item()
-            count += int(scored.sum())
-            progress(int(scored.sum()))
+        for losses in _batch_losses(model, batch, context):
+            total += losses.double().sum().item()
+            count += len(losses)
+            progress(len(losses))
     loss = total / count
     return Evaluation(
         loss=loss,
@@ -107,13 +99,30 @@ def evaluate_documents(
     )
 
 
-def _pad(
-    documents: Sequence[np.ndarray], device: torch.device
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Documents as rows, padded on the right, and where they are real."""
-    lengths = torch.tensor([len(d) for d in documents])
-    tokens = torch.zeros(len(documents), int(lengths.max()), dtype=torch.int64)
-    for row, document in zip(tokens, documents, strict=True):
-        row[: len(document)] = torch.from_numpy(document.astype(np.int64))
-    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-    return tokens.to(device), mask.to(device)
+def _batch_losses(
+    model: XLSTMLanguageModel, documents: Sequence[np.ndarray], context: int | None
+) -> Iterator[Float[Tensor, " X"]]:
+    """The loss of every token after a document's first, piece by piece; the longest comes first."""
+    device = model.embedding.weight.device
+    lengths = np.array([len(document) for document in documents])
+    state = None
+    for first in range(0, lengths[0] - 1, PIECE_LENGTH):
+        # Rows whose document has ended are dropped. What pads a row that ends within the piece
+        # needs no mask: it comes after everything that is scored.
+        active = int((lengths > first + 1).sum())
+        if state is not None:
+            state = tree_map(lambda part, active=active: part[:active], state)
+        last = min(first + PIECE_LENGTH, lengths[0] - 1)
+        rows = np.zeros((active, last - first + 1), dtype=np.int64)
+        for row, document in zip(rows, documents, strict=False):
+            piece = document[first : last + 1]
+            row[: len(piece)] = piece
+        tokens = torch.from_numpy(rows).to(device)
+        reset = None
+        if context is not None:
+            position = torch.arange(first, last, device=device)
+            reset = (position % context == 0).expand(active, -1)
+        logits, state = model(tokens[:, :-1], state, reset=reset)
+        ends = torch.from_numpy(lengths[:active, None]).to(device)
+        scored = torch.arange(first + 1, last + 1, device=device) < ends
+        yield F.cross_entropy(logits[scored], tokens[:, 1:][scored], reduction="none")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exlstm.data import ByteTokenizer, load_tokenizer
+from exlstm.data import ByteTokenizer, load_tokenizer, stream_text
 
 TEXT = "Grüße, 世界! 🙂 done"
 
@@ -106,3 +106,31 @@ def test_mistakes(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is no tokenizer\.json"):
         load_tokenizer(tmp_path)
+
+
+def test_streamed_text_ends_before_the_first_stop_string():
+    tokenizer = ByteTokenizer()
+    text = "one two\n\nthree\n\n\nfour"
+    for stop, expected in [
+        ([], text),
+        (["\n\n\n"], "one two\n\nthree"),
+        (["ree", "two\n"], "one "),
+        (["nowhere"], text),
+    ]:
+        assert "".join(stream_text(tokenizer, text.encode(), stop)) == expected
+
+
+def test_streamed_text_asks_for_no_token_after_the_stop_string():
+    tokens = iter(b"a.b")
+    assert list(stream_text(ByteTokenizer(), tokens, ["."])) == ["a", ""]
+    assert list(tokens) == list(b"b")
+
+
+def test_streamed_text_comes_as_soon_as_it_is_certain():
+    pieces = list(stream_text(ByteTokenizer(), "abné".encode(), ["ne"]))
+    assert pieces == ["a", "b", "né"]
+
+
+def test_an_empty_stop_string_is_refused():
+    with pytest.raises(ValueError, match="stop: '' is empty"):
+        list(stream_text(ByteTokenizer(), b"a", [""]))

@@ -63,5 +63,5 @@ def test_progress_counts_every_token(model: XLSTMLanguageModel) -> None:
 def test_nothing_to_evaluate_is_said(model: XLSTMLanguageModel) -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate_documents(model, [np.array([1])], num_bytes=1)
-    with pytest.raises(ValueError, match="got 0, None"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         evaluate_documents(model, documents(), num_bytes=1, batch_size=0)
