@@ -9,7 +9,7 @@ CHECKED := exlstm.ops.mlstm_reference,exlstm.ops.mlstm_chunkwise,exlstm.ops.slst
 # A process a core, a thread a process: two pools of threads on two cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 
-.PHONY: setup demo test test-all lint clean
+.PHONY: setup demo test test-all lint benchmarks clean
 
 setup: .venv/installed
 
@@ -20,7 +20,7 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/exlstm train --out $(DEMO_OUT) --pattern mmsm --d-model 128 --context 256 --batch-size 8 \
-		--steps 600 --learning-rate 3e-3
+		--steps 500 --learning-rate 3e-3
 
 test: setup
 	$(PYTEST) -m "not slow and not compile" --ignore=tests/ops --jaxtyping-packages=$(CHECKED),beartype.beartype
@@ -35,6 +35,9 @@ lint: setup
 	$(BIN)/ruff check
 	$(BIN)/basedpyright --level error
 	$(BIN)/codespell
+
+benchmarks: setup
+	cd benchmarks && ../$(BIN)/python decoding.py && ../$(BIN)/python demo.py && ../$(BIN)/python render.py
 
 clean:
 	rm -rf .venv out .pytest_cache .ruff_cache

@@ -118,3 +118,18 @@ def test_public_names_are_documented(module: str) -> None:
             continue
         assert inspect.getdoc(thing), f"{module}.{name} has no docstring"
         assert thing.__module__.startswith("exlstm."), f"{module}.{name} is not ours"
+
+
+def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out == "6,865,424,896\n"
+
+
+def test_the_readmes_figures_are_the_results() -> None:
+    script = ROOT / "benchmarks" / "render.py"
+    done = subprocess.run([sys.executable, script, "--check"], check=False)
+    assert done.returncode == 0, "run `python benchmarks/render.py`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,7 +165,7 @@ def _train(
     if trainer.stop_requested and checkpoints.step_of(saved[-1]) < arguments.steps:
         trainer.say(
             f"stopped, {saved[-1]} is saved; go on with\n"
-            f"  exlstm train --resume --out {shlex.quote(str(out))}"
+            f"  {_program()} train --resume --out {shlex.quote(str(out))}"
         )
         raise KeyboardInterrupt
     result = _result(out, saved[-1])
@@ -249,6 +250,12 @@ def _summary(result: TrainResult, prompt: str) -> str:
         f"  checkpoint  {result.checkpoint}\n"
         f"  curve       {result.picture}\n"
         f"go on with\n"
-        f'  exlstm generate {run} --prompt "{prompt}"\n'
-        f"  exlstm evaluate {run} --data FILE_OR_FOLDER --context 64 256 1024"
+        f'  {_program()} generate {run} --prompt "{prompt}"\n'
+        f"  {_program()} evaluate {run} --data FILE_OR_FOLDER --context 64 256 1024"
     )
+
+
+def _program() -> str:
+    """The command as it was called, so that what is printed can be pasted."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "exlstm" else "exlstm"
