@@ -65,7 +65,8 @@ def test_a_run_leaves_what_it_says(small, capsys):
     assert run["arguments"] == arguments.to_dict()
     assert run["versions"]["torch"] == torch.__version__
     said = capsys.readouterr().out
-    assert f"exlstm generate {result.checkpoint}" in said
+    assert f"exlstm generate {arguments.out}" in said
+    assert "a sample:\n\n" in said
     assert str(result.picture) in said
 
 
