@@ -9,12 +9,7 @@ from torch import Tensor
 
 from exlstm.testing import OPS, Case, assert_as_accurate, make_inputs, run, to_double
 
-pytestmark = [
-    pytest.mark.compile,
-    # The compiler itself uses what torch has deprecated.
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning"),
-]
+pytestmark = pytest.mark.compile
 
 CASES = [
     Case(name="compile", T=5, H=2, K=3, V=2, W=3, state=True),
