@@ -63,6 +63,11 @@ class EvaluateArguments:
     """CPU threads; without it, what torch takes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorArguments:
+    """Say what this machine has, which implementation of each op runs, and why not the others."""
+
+
 def _train(arguments: TrainArguments) -> None:
     from exlstm.train import train
 
@@ -144,10 +149,40 @@ def _evaluate(arguments: EvaluateArguments) -> None:
         )
 
 
+def _doctor(_: DoctorArguments) -> None:
+    import importlib.util
+    import platform
+
+    import torch
+
+    import exlstm
+    from exlstm.ops import explain, native
+
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    cuda = "yes" if torch.cuda.is_available() else "no"
+    print(f"exlstm {exlstm.__version__}, {versions}")
+    print(f"{torch.get_num_threads()} CPU threads, CUDA: {cuda}")
+    kernels = native.library()
+    print(f"compiled kernels: {native.reason() if kernels is None else kernels._name}")
+    step = torch.zeros(1, 1, 1, 4)
+    tensors = {
+        "mlstm": (step, step, step, step[..., 0], step[..., 0]),
+        "slstm": (torch.zeros(1, 1, 1, 4, 4), torch.zeros(1, 4, 4, 4)),
+    }
+    for op, inputs in tensors.items():
+        print(f"{op}:")
+        for backend, reason in explain(op, *inputs).items():
+            print(f"  {backend:<12} {reason}")
+    for package in ("transformers", "accelerate", "tokenizers", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            print(f"{package} is missing: pip install 'exlstm[lm]'")
+
+
 VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train": (TrainArguments, _train),
     "generate": (GenerateArguments, _generate),
     "evaluate": (EvaluateArguments, _evaluate),
+    "doctor": (DoctorArguments, _doctor),
 }
 """Name -> what it is told, and what it does. What a verb needs it imports when it runs."""
 

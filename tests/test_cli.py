@@ -1,6 +1,8 @@
 """The command line: exit codes, and mistakes in one line."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from exlstm.cli import main
+from exlstm.ops import backends
 
 SMALL = ["--pattern=m", "--d-model=16", "--num-heads=2", "--context=8", "--batch-size=2"]
 SMALL += ["--steps=2", "--threads=1"]
@@ -56,6 +59,22 @@ def test_a_wrong_command_line_is_explained(argv, capsys):
 def test_help(argv, capsys):
     assert main(argv) == 0
     assert "train" in capsys.readouterr().out
+
+
+def test_doctor_names_every_backend_and_why_one_does_not_run():
+    def doctor(isa):
+        command = [sys.executable, "-m", "exlstm.cli", "doctor"]
+        environment = {**os.environ, "EXLSTM_ISA": isa}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout
+
+    text = doctor("none")
+    for op in ("mlstm", "slstm"):
+        section = text.split(f"{op}:\n")[1]
+        for backend in backends(op):
+            assert f"  {backend} " in section
+    assert "compiled kernels: EXLSTM_ISA=none" in text
+    assert re.search(r"  native +EXLSTM_ISA=none\n", text)
 
 
 def test_a_run_that_breaks_off_is_no_mistake_of_the_user(tmp_path, text, capsys):

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "testing": {"ops", "shapes"},
     "shapes": set(),
     "__init__": set(),
-    "cli": {"models", "data", "evaluate", "train", "cli"},
+    "cli": {"ops", "models", "data", "evaluate", "train", "cli"},
 }
 
 

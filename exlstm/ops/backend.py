@@ -14,8 +14,11 @@ from typing import Any
 
 from torch import Tensor
 
+from exlstm.ops import native
 from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
+from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
+from exlstm.ops.slstm_native import slstm_native
 from exlstm.ops.slstm_reference import slstm_recurrent
 from exlstm.ops.slstm_sequential import slstm_sequential
 
@@ -52,11 +55,13 @@ def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
 
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "mlstm": (
+        Implementation("native", mlstm_native, native.refuse),
         Implementation("chunkwise", mlstm_chunkwise),
         Implementation("parallel", mlstm_parallel, _refuse_large),
         Implementation("reference", mlstm_recurrent),
     ),
     "slstm": (
+        Implementation("native", slstm_native, native.refuse),
         Implementation("sequential", slstm_sequential),
         Implementation("reference", slstm_recurrent),
     ),
@@ -71,7 +76,7 @@ def backends(op: str) -> tuple[str, ...]:
 
     Example:
         >>> backends("slstm")
-        ('sequential', 'reference')
+        ('native', 'sequential', 'reference')
     """
     return tuple(implementation.name for implementation in _implementations(op))
 
@@ -91,8 +96,8 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
 
     Example:
         >>> import torch
-        >>> explain("slstm", torch.zeros(1, 2, 1, 4, 8), torch.zeros(1, 8, 4, 8))
-        {'sequential': 'ok', 'reference': 'ok'}
+        >>> explain("slstm", torch.zeros(1, 2, 1, 4, 8), torch.zeros(1, 8, 4, 8))["sequential"]
+        'ok'
     """
     return {
         implementation.name: implementation.refuse(*tensors) or "ok"

@@ -1,9 +1,8 @@
-r"""The sLSTM as one registered op with a written-out backward pass, in plain PyTorch.
+r"""The sLSTM's forward and written-out backward pass in plain PyTorch, as one op (`slstm_op.py`).
 
-The time loop is hidden from autograd and from `torch.compile`, so a graph holds one node, not a
-few thousand. Only the states are kept; the backward pass recomputes all gates in one product, runs
-the loop in reverse for what is truly sequential, and forms the gradient of `r` in one more at the
-end. The gradient is exact, through every state, the stabiliser included.
+Only the states are kept; the backward pass recomputes all gates in one product, runs the loop in
+reverse for what is truly sequential, and forms the gradient of `r` in one more at the end. The
+gradient is exact, through every state, the stabiliser included.
 
 Derivation. A step depends on (log f + m_prev) and i alone, through `m = max(.)`, `f' = exp(log f +
 m_prev - m)`, `i' = exp(i - m)`, and so m's share of the gradient goes to whichever was the larger:
@@ -20,22 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exlstm.ops import slstm_op
 from exlstm.ops.slstm_reference import SLSTMState, empty_slstm_state, slstm_step, where_state
 from exlstm.shapes import Bool, Float
-
-_STATE = "Tensor h0, Tensor c0, Tensor n0, Tensor m0"
-_FLAGS = "Tensor? mask, Tensor? reset, str forget_gate"
-
-torch.library.define(
-    "exlstm::slstm_forward",
-    f"(Tensor x, Tensor r, {_STATE}, {_FLAGS}) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-torch.library.define(
-    "exlstm::slstm_backward",
-    f"(Tensor x, Tensor r, {_STATE}, Tensor h, Tensor c, Tensor n, Tensor m, {_FLAGS}, "
-    "Tensor dh, Tensor dh_last, Tensor dc_last, Tensor dn_last, Tensor dm_last) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
 
 
 def slstm_sequential(
@@ -47,29 +33,7 @@ def slstm_sequential(
     forget_gate: str,
 ) -> tuple[Float[Tensor, "B T H V"], SLSTMState]:
     """The sLSTM by the registered op. Outputs at masked steps are the state's h."""
-    h, *last = _SLSTM.apply(x, r, *state, mask, reset, forget_gate)[:5]
-    return h, SLSTMState(*last)
-
-
-class _SLSTM(torch.autograd.Function):
-    @staticmethod
-    def forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate):
-        states = torch.ops.exlstm.slstm_forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate)
-        return states[0], *(s[:, -1].clone() for s in states), *states[1:]
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, mask, reset, ctx.forget_gate = inputs
-        h, _, _, _, _, c, n, m = output
-        ctx.mark_non_differentiable(c, n, m)
-        ctx.save_for_backward(*tensors, h, c, n, m, mask, reset)
-
-    @staticmethod
-    def backward(ctx, *d_outputs):
-        gradients = torch.ops.exlstm.slstm_backward(
-            *ctx.saved_tensors, ctx.forget_gate, *d_outputs[:5]
-        )
-        return *gradients, None, None, None
+    return slstm_op.run("slstm", x, r, state, mask, reset, forget_gate)
 
 
 # Below, tensors are time first and head second (T H B V), so that a step is one contiguous block
@@ -89,8 +53,7 @@ def _steps(flag: Tensor | None) -> tuple[Tensor, ...] | None:
     return None if flag is None else flag.t()[..., None].unbind(0)
 
 
-@torch.library.impl("exlstm::slstm_forward", "default")
-def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate):
+def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
     batch, time, heads, gates, cells = x.shape
     x_steps = _time_first(x).flatten(3)  # T H B (G V)
     r = r.flatten(2)
@@ -105,10 +68,11 @@ def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate):
         new = slstm_step(raw, state, forget_gate)
         state = new if mask_steps is None else where_state(mask_steps[t], new, state)
         states.append(state)
-    return tuple(_batch_first(torch.stack(s)) for s in zip(*states, strict=True))
+    h, *others = zip(*states, strict=True)
+    kept = time if keep else 1
+    return tuple(_batch_first(torch.stack(s)) for s in (h, *(s[-kept:] for s in others)))
 
 
-@torch.library.impl("exlstm::slstm_backward", "default")
 def _backward(
     x, r, h0, c0, n0, m0, h, c, n, m, mask, reset, forget_gate,
     dh, dh_last, dc_last, dn_last, dm_last,
@@ -177,12 +141,4 @@ def _states_before(
     return where_state(reset[..., None, None], empty_slstm_state(before.h), before)
 
 
-@torch.library.register_fake("exlstm::slstm_forward")
-def _forward_fake(x, r, h0, c0, n0, m0, mask, reset, forget_gate):
-    batch, time, heads, _, cells = x.shape
-    return tuple(x.new_empty(batch, time, heads, cells) for _ in range(4))
-
-
-@torch.library.register_fake("exlstm::slstm_backward")
-def _backward_fake(x, r, h0, c0, n0, m0, *_):
-    return tuple(s.new_empty(s.shape) for s in (x, r, h0, c0, n0, m0))
+slstm_op.register("slstm", "default", _forward, _backward)

@@ -1,0 +1,63 @@
+"""The sLSTM by the compiled kernels of `slstm_cpu.cpp`, in float32 and float64.
+
+The gradient is that of `slstm_sequential.py`, where it is derived.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from exlstm.ops import native, slstm_op
+from exlstm.ops.slstm_reference import SLSTMState
+from exlstm.shapes import Bool, Float
+
+
+def slstm_native(
+    x: Float[Tensor, "B T H G V"],
+    r: Float[Tensor, "H V G V"],
+    state: SLSTMState,
+    mask: Bool[Tensor, "B T"] | None,
+    reset: Bool[Tensor, "B T"] | None,
+    forget_gate: str,
+) -> tuple[Float[Tensor, "B T H V"], SLSTMState]:
+    """The sLSTM by the compiled kernels. Outputs at masked steps are the state's h."""
+    return slstm_op.run("slstm_native", x, r, state, mask, reset, forget_gate)
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
+    batch, time, heads, _, cells = x.shape
+    kept = time if keep else 1
+    states = tuple(x.new_empty(batch, steps, heads, cells) for steps in (time, kept, kept, kept))
+    inputs = _contiguous(x, r, h0, c0, n0, m0, mask, reset)
+    sizes = (batch, time, heads, cells, int(forget_gate == "exp"))
+    native.call("slstm_forward", x.dtype, *sizes, int(keep), *inputs, *states)
+    return states
+
+
+def _backward(
+    x, r, h0, c0, n0, m0, h, c, n, m, mask, reset, forget_gate,
+    dh, dh_last, dc_last, dn_last, dm_last,
+):  # fmt: skip
+    batch, time, heads, _, cells = x.shape
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    d_state = [torch.empty_like(h0, memory_format=torch.contiguous_format) for _ in range(4)]
+    inputs = _contiguous(x, r, h0, c0, n0, m0, h, c, n, m, mask, reset)
+    d_outputs = _contiguous(dh, dh_last, dc_last, dn_last, dm_last)
+    sizes = (batch, time, heads, cells, int(forget_gate == "exp"))
+    native.call("slstm_backward", x.dtype, *sizes, *inputs, *d_outputs, dx, *d_state)
+
+    before = torch.cat((h0[:, None], h[:, :-1]), 1)  # the h each step started from
+    if reset is not None:
+        before = before.masked_fill(reset[..., None, None], 0.0)
+    d_r = torch.bmm(
+        before.flatten(0, 1).permute(1, 2, 0), dx.flatten(3).flatten(0, 1).transpose(0, 1)
+    )
+    return dx, d_r.view(r.shape), *d_state
+
+
+slstm_op.register("slstm_native", "cpu", _forward, _backward)
