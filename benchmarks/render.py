@@ -39,8 +39,8 @@ def decoding(document: dict[str, Any]) -> str:
         for row in results["rows"]
     )
     return (
-        f"A model of {results['parameters'] / 1e6:.0f} M parameters in float32, batch 1, plain "
-        f"PyTorch on {_machine(document)}:\n\n"
+        f"A model of {results['parameters'] / 1e6:.0f} M parameters in float32, batch 1, on "
+        f"{_machine(document)}:\n\n"
         f"| tokens read before | ms per token | memory, MB |\n|---|---|---|\n{rows}\n\n"
         f"({_source(document, 'decoding')})"
     )
