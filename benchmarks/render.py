@@ -1,6 +1,7 @@
-"""Write the figures of `results/*.json` into README.md, between the marks that name them.
+"""Write the figures of `results/*.json` where they are read.
 
-`python benchmarks/render.py --check` only says whether README.md is up to date.
+README.md has them between marks; `docs/speed.md` is made whole. `python benchmarks/render.py --check`
+only says whether both are up to date.
 """
 
 from __future__ import annotations
@@ -74,9 +75,44 @@ def rendered(text: str) -> str:
     return text
 
 
+def speed(document: dict[str, Any]) -> str:
+    """docs/speed.md: every row of the ops benchmark, with its ratio to ours."""
+    results = document["results"]
+    limits = results["ceilings"]
+    text = (
+        f"# Speed of the ops on a CPU\n\nMade by `benchmarks/render.py`. {_machine(document)}; in the "
+        f"same run a large float32 matrix product reached {limits['matmul_gflops']} GFLOP/s, a copy "
+        f"{limits['copy_gbytes']} GB/s. Medians, candidates in turn. *Times ours*: time of forward "
+        f"and backward over that of the first row of the group; above 1 is slower than ours. "
+        f"*Share*: of the matrix rate, on the least arithmetic (recurrent products; causal half at "
+        f"chunks of 64), forward and backward counted as three times forward.\n"
+    )
+    ours = None
+    group = None
+    for row in results["rows"]:
+        if group != (row["op"], row["size"]):
+            group, ours = (row["op"], row["size"]), row
+            letters = {"slstm": "B T H V", "sLSTM layer": "B T D", "mlstm": "B H T K V"}[row["op"]]
+            size = ", ".join(map(str, row["size"]))
+            text += f"\n**{row['op']}** ({letters}) = ({size})\n\n"
+            text += "| | forward, ms | both, ms | times ours | share |\n|---|---|---|---|---|\n"
+        if row.get("missing"):
+            text += f"| {row['what']} | not installed | | | |\n"
+            continue
+        share = f"{row['both_share']:.0%}" if "both_share" in row else ""
+        text += (
+            f"| {row['what']} | {row['forward_ms']:.2f} | {row['both_ms']:.2f} "
+            f"| {row['both_ms'] / ours['both_ms']:.2f} | {share} |\n"
+        )
+    source = _source(document, "ops").replace("](benchmarks", "](../benchmarks")
+    return f"{text}\n({source})\n"
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    readme, page = ROOT / "README.md", ROOT / "docs" / "speed.md"
+    ops = json.loads((ROOT / "benchmarks/results/ops.json").read_text())
+    made = {readme: rendered(readme.read_text()), page: speed(ops)}
     if "--check" in sys.argv:
-        sys.exit(text != rendered(text))
-    readme.write_text(rendered(text))
+        sys.exit(any(path.read_text() != text for path, text in made.items()))
+    for path, text in made.items():
+        path.write_text(text)
