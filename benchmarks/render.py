@@ -1,7 +1,7 @@
 """Write the figures of `results/*.json` where they are read.
 
-README.md has them between marks; `docs/speed.md` is made whole. `python benchmarks/render.py --check`
-only says whether both are up to date.
+README.md has them between marks; `docs/speed.md` is made whole. With `--check` it only says, by its
+exit code, whether both are up to date.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def speed(document: dict[str, Any]) -> str:
     results = document["results"]
     limits = results["ceilings"]
     text = (
-        f"# Speed of the ops on a CPU\n\nMade by `benchmarks/render.py`. {_machine(document)}; in the "
-        f"same run a large float32 matrix product reached {limits['matmul_gflops']} GFLOP/s, a copy "
+        f"# Speed of the ops on a CPU\n\nMade by `benchmarks/render.py`. {_machine(document)}; in "
+        f"the same run a large float32 product reached {limits['matmul_gflops']} GFLOP/s, a copy "
         f"{limits['copy_gbytes']} GB/s. Medians, candidates in turn. *Times ours*: time of forward "
         f"and backward over that of the first row of the group; above 1 is slower than ours. "
         f"*Share*: of the matrix rate, on the least arithmetic (recurrent products; causal half at "
@@ -91,7 +91,7 @@ def speed(document: dict[str, Any]) -> str:
     group = None
     for row in results["rows"]:
         if group != (row["op"], row["size"]):
-            group, ours = (row["op"], row["size"]), row
+            group, ours = (row["op"], row["size"]), None
             letters = {"slstm": "B T H V", "sLSTM layer": "B T D", "mlstm": "B H T K V"}[row["op"]]
             size = ", ".join(map(str, row["size"]))
             text += f"\n**{row['op']}** ({letters}) = ({size})\n\n"
@@ -99,6 +99,7 @@ def speed(document: dict[str, Any]) -> str:
         if row.get("missing"):
             text += f"| {row['what']} | not installed | | | |\n"
             continue
+        ours = ours or row
         share = f"{row['both_share']:.0%}" if "both_share" in row else ""
         text += (
             f"| {row['what']} | {row['forward_ms']:.2f} | {row['both_ms']:.2f} "
