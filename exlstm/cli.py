@@ -109,12 +109,11 @@ def _evaluate(arguments: EvaluateArguments) -> None:
     _set_threads(arguments.threads)
     folder = _newest_checkpoint(arguments.checkpoint)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    end = tokenizer.end_of_document
     if arguments.data is None:
         file = open_token_file(folder.parent / "data" / "val.bin")
-        (starts,) = np.nonzero(file.tokens == end)
-        documents, num_bytes = np.split(np.asarray(file.tokens), starts[1:]), file.num_bytes
+        documents, num_bytes = file.documents(), file.num_bytes
     else:
+        end = tokenizer.end_of_document
         texts = [document.text for document in read_documents(arguments.data)]
         documents = [np.concatenate(([end], tokenizer.encode(text))) for text in texts]
         num_bytes = sum(len(text.encode()) for text in texts)
@@ -224,9 +223,10 @@ def _parse(argv: list[str]) -> Any:
 
 def _newest_checkpoint(folder: Path) -> Path:
     """The folder itself, or the newest checkpoint of the run in it."""
+    from exlstm.models.checkpoint import CONFIG
     from exlstm.train.checkpoint import checkpoints
 
-    if (folder / "config.json").is_file():
+    if (folder / CONFIG).is_file():
         return folder
     found = checkpoints(folder) if folder.is_dir() else []
     if not found:

@@ -40,6 +40,11 @@ class TokenFile:
     digest: str
     """Of the tokenizer and of all names and texts: `corpus_digest`."""
 
+    def documents(self) -> list[np.ndarray]:
+        """Return the tokens of each document, the end-of-document token before it included."""
+        (starts,) = np.nonzero(self.tokens == self.end_of_document)
+        return np.split(self.tokens, starts[1:])
+
     @property
     def bits_per_byte(self) -> float:
         """What one nat per token is in bits per byte of text, over the whole file."""

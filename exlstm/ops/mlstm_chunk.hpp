@@ -39,6 +39,13 @@ inline S lower_bound(S m) {
     return lower < std::numeric_limits<S>::min() ? std::numeric_limits<S>::min() : lower;
 }
 
+// What the numerator of a step is divided by: max(|denominator|, exp(-m)).
+template <typename S>
+inline S divisor(S denominator, S m) {
+    const S lower = lower_bound(m), size = magnitude(denominator);
+    return size < lower ? lower : size;
+}
+
 // The larger exponent; the older at a tie.
 template <typename S>
 inline S older_max(S old, S newer) {

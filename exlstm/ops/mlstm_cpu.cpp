@@ -82,9 +82,8 @@ void forward_head(const Forward<S>& x, const Place& at) {
         product<S, false, Part::lower_left>(rows, chunk.V, steps, chunk.scores, chunk.l_stride,
                                             chunk.v, chunk.v_stride, h, chunk.v_stride, true);
         for (int64_t t = 0; t < steps; ++t) {
-            const S lower = lower_bound(stabiliser[t]), size = magnitude(denominator[t]);
-            const S divisor = !x.normalised ? S(1) : size < lower ? lower : size;
-            unpack<S>(h + t * chunk.v_stride, 0, 1, x.V, S(1) / divisor,
+            const S by = x.normalised ? divisor<S>(denominator[t], stabiliser[t]) : S(1);
+            unpack<S>(h + t * chunk.v_stride, 0, 1, x.V, S(1) / by,
                       x.h + at.step(start + t) * x.row, 0);
         }
         if (x.denominators) {
@@ -134,9 +133,8 @@ void forward_step(const Forward<S>& x, const Place& at) {
         denominator += query * new_n;
     }
     x.m_last[head] = m;
-    const S lower = lower_bound(m), size = magnitude(denominator);
-    const S divisor = !x.normalised ? S(1) : size < lower ? lower : size;
-    for (int64_t y = 0; y < x.V; ++y) h[y] *= S(1) / divisor;
+    const S by = x.normalised ? divisor(denominator, m) : S(1);
+    for (int64_t y = 0; y < x.V; ++y) h[y] *= S(1) / by;
     if (x.denominators) {
         x.denominators[head] = denominator;
         x.stabilisers[head] = m;

@@ -165,3 +165,9 @@ def test_fixed_windows_spread_over_the_file(make):
     assert fixed_windows(make(101), 10, most=4) == ([0, 20, 50, 70], 10)
     assert fixed_windows(make(101), 10, most=99) == (list(range(0, 100, 10)), 10)
     assert fixed_windows(make(6), 10, most=99) == ([0], 5)
+
+
+def test_documents_come_back_as_they_went_in(tmp_path):
+    documents = [Document("a", "hi"), Document("b", ""), Document("c", "!")]
+    file = write_token_file(tmp_path / "a.bin", documents, ByteTokenizer())
+    assert [part.tolist() for part in file.documents()] == [[256, 104, 105], [256], [256, 33]]
