@@ -72,7 +72,7 @@ def test_what_are_no_tokens_is_refused(tokens: torch.Tensor) -> None:
 @pytest.mark.compile
 def test_the_model_compiles_to_one_graph_with_gradients() -> None:
     torch.manual_seed(0)
-    model = XLSTMLanguageModel(CONFIG)
+    model = XLSTMLanguageModel(CONFIG).double()
     compiled = torch.compile(model, fullgraph=True)
     tokens = torch.randint(13, (2, 70))
     reset = torch.rand(2, 70) > 0.9
@@ -82,4 +82,4 @@ def test_the_model_compiles_to_one_graph_with_gradients() -> None:
         logits, _ = run(tokens, state)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
         gradients.append((logits, *torch.autograd.grad(loss, list(model.parameters()))))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients)
