@@ -56,7 +56,8 @@ inline S older_max(S old, S newer) {
 template <typename S>
 struct Inputs {
     int64_t T, H, K, V, L;
-    int64_t row;  // from one row of v, h and c to the next: V, unless these are some columns of it
+    int64_t row;  // from one row of h and c to the next: V, unless these are some columns of it
+    int64_t q_step, k_step, v_step;  // from one step to the next: H K or H V, or more
     bool normalised;
     const S *q, *k, *v, *log_i, *log_f, *c, *n, *m;
 
@@ -103,10 +104,13 @@ struct Chunk {
     void load_inputs(const Inputs<S>& x, const Place& at, int64_t start) {
         steps = x.T - start < x.L ? x.T - start : x.L;
         rows = round_up(steps, BLOCK<S>);
-        const int64_t first = at.step(start);
-        pack<S>(x.q + first * x.K, x.H * x.K, steps, x.K, x.scale(), q, k_stride, rows);
-        pack<S>(x.k + first * x.K, x.H * x.K, steps, x.K, S(1), k, k_stride, rows);
-        pack<S>(x.v + first * x.row, x.H * x.row, steps, x.V, S(1), v, v_stride, rows);
+        const int64_t first = at.step(start), step = at.b * x.T + start;
+        pack<S>(x.q + step * x.q_step + at.head * x.K, x.q_step, steps, x.K, x.scale(), q, k_stride,
+                rows);
+        pack<S>(x.k + step * x.k_step + at.head * x.K, x.k_step, steps, x.K, S(1), k, k_stride,
+                rows);
+        pack<S>(x.v + step * x.v_step + at.head * x.row, x.v_step, steps, x.V, S(1), v, v_stride,
+                rows);
         for (int64_t t = 0; t < rows; ++t) {
             log_i[t] = t < steps ? x.log_i[first + t * x.H] : -INFINITE<S>;
             segment[t] = -INFINITE<S>;

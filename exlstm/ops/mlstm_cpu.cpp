@@ -115,7 +115,8 @@ void forward_step(const Forward<S>& x, const Place& at) {
     const S older = x.log_f[head] + x.m[head];
     const S m = x.normalised ? older_max(older, x.log_i[head]) : S(0);
     const S forget = exp_of(older - m), input = exp_of(x.log_i[head] - m);
-    const S *q = x.q + head * x.K, *k = x.k + head * x.K, *v = x.v + head * x.V;
+    const S *q = x.q + at.b * x.q_step + at.head * x.K, *k = x.k + at.b * x.k_step + at.head * x.K;
+    const S* v = x.v + at.b * x.v_step + at.head * x.V;
     S* h = x.h + head * x.V;
     std::memset(h, 0, sizeof(S) * x.V);
     S denominator = 0;
@@ -195,24 +196,24 @@ void backward(Threads threads, int64_t batch, const Backward<S>& x) {
 #define EXLSTM_MLSTM(S, NAME)                                                                      \
     EXLSTM_EXPORT void exlstm_mlstm_forward_##NAME(                                                \
         exlstm::Threads threads, int64_t B, int64_t T, int64_t H, int64_t K, int64_t V, int64_t L, \
-        int64_t normalised, const S* q, const S* k, const S* v, const S* log_i, const S* log_f,    \
+        int64_t normalised, int64_t q_step, int64_t k_step, int64_t v_step, const S* q, const S* k, const S* v, const S* log_i, const S* log_f,    \
         const S* c, const S* n, const S* m, S* h, S* c_last, S* n_last, S* m_last, S* c_starts,    \
         S* n_starts, S* denominators, S* stabilisers) {                                            \
         exlstm::mlstm::forward<S>(                                                                 \
             threads, B,                                                                            \
-            {{T, H, K, V, L, V, normalised != 0, q, k, v, log_i, log_f, c, n, m}, h, c_last,       \
+            {{T, H, K, V, L, V, q_step, k_step, v_step, normalised != 0, q, k, v, log_i, log_f, c, n, m}, h, c_last,       \
              n_last, m_last, c_starts, n_starts, denominators, stabilisers});                      \
     }                                                                                              \
     EXLSTM_EXPORT void exlstm_mlstm_backward_##NAME(                                               \
         exlstm::Threads threads, int64_t B, int64_t T, int64_t H, int64_t K, int64_t V, int64_t L, \
-        int64_t normalised, const S* q, const S* k, const S* v, const S* log_i, const S* log_f,    \
+        int64_t normalised, int64_t q_step, int64_t k_step, int64_t v_step, const S* q, const S* k, const S* v, const S* log_i, const S* log_f,    \
         const S* c, const S* n, const S* m, const S* h,                                            \
         const S* c_starts, const S* n_starts, const S* denominators, const S* stabilisers,         \
         const S* dh, const S* dc_last, const S* dn_last, const S* dm_last, S* dq, S* dk, S* dv,    \
         S* dlog_i, S* dlog_f, S* dc, S* dn, S* dm) {                                               \
         exlstm::mlstm::backward<S>(                                                                \
             threads, B,                                                                            \
-            {{T, H, K, V, L, V, normalised != 0, q, k, v, log_i, log_f, c, n, m}, h,               \
+            {{T, H, K, V, L, V, q_step, k_step, v_step, normalised != 0, q, k, v, log_i, log_f, c, n, m}, h,               \
              c_starts, n_starts, denominators, stabilisers, dh, dc_last, dn_last, dm_last, dq, dk, \
              dv, dlog_i, dlog_f, dc, dn, dm});                                                     \
     }

@@ -81,10 +81,14 @@ def _chunk_length(time: int, key: int, value: int) -> int:
 
 @torch.library.impl("exlstm::mlstm_forward", "cpu")
 def _forward(q, k, v, log_i, log_f, c, n, m, normalised, keep):
-    inputs = [x.contiguous() for x in (q, k, v, log_i, log_f, c, n, m)]
-    outputs = _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep)
+    inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
+    outputs = _forward_fake(q, k, v, *inputs, normalised, keep)
     kept = outputs[4:] if keep else (None,) * 4
-    native.call("mlstm_forward", v.dtype, *_sizes(q, v), normalised, *inputs, *outputs[:4], *kept)
+    (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
+    native.call(
+        "mlstm_forward", v.dtype, *_sizes(q, v), normalised, q_step, k_step, v_step,
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), *inputs, *outputs[:4], *kept,
+    )  # fmt: skip
     return outputs
 
 
@@ -94,13 +98,14 @@ def _backward(
     c_starts, n_starts, denominators, stabilisers,
     dh, dc_last, dn_last, dm_last, normalised,
 ):  # fmt: skip
-    inputs = [x.contiguous() for x in (q, k, v, log_i, log_f, c, n, m)]
+    inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
     kept = (h, c_starts, n_starts, denominators, stabilisers)
     d_outputs = [x.contiguous() for x in (dh, dc_last, dn_last, dm_last)]
-    gradients = tuple(torch.empty_like(x) for x in inputs)
+    gradients = tuple(x.new_empty(x.shape) for x in (q, k, v, *inputs))
+    (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
     native.call(
-        "mlstm_backward", v.dtype, *_sizes(q, v), normalised,
-        *inputs, *kept, *d_outputs, *gradients,
+        "mlstm_backward", v.dtype, *_sizes(q, v), normalised, q_step, k_step, v_step,
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), *inputs, *kept, *d_outputs, *gradients,
     )  # fmt: skip
     return gradients
 

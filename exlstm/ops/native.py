@@ -13,6 +13,7 @@ integers only, and write `call(name, dtype, tensor, None, 3, ...)`.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import warnings
 from functools import cache
@@ -63,6 +64,20 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None
         else:
             words.append(argument or 0)
     _kernel(name, dtype, len(words))(_parallel_for(), torch.get_num_threads(), *words)
+
+
+def steps(x: Tensor) -> tuple[Tensor, int]:
+    """The same (B, T, ...) with each step contiguous, and how far the next step is.
+
+    A part of a wider tensor, such as one of the results of `chunk` along the last axis, is so
+    already and is not copied. Pass it to `call` by its `data_ptr()`.
+    """
+    (batch, time), tail = x.shape[:2], math.prod(x.shape[2:])
+    step = x.stride(1) if time > 1 else x.stride(0) if batch > 1 else tail
+    even = step >= tail and (batch == 1 or x.stride(0) == time * step)
+    if even and x[0, 0].is_contiguous():
+        return x, step
+    return x.contiguous(), tail
 
 
 @cache
