@@ -81,8 +81,8 @@ def _chunk_length(time: int, key: int, value: int) -> int:
 
 @torch.library.impl("exlstm::mlstm_forward", "cpu")
 def _forward(q, k, v, log_i, log_f, c, n, m, normalised, keep):
+    outputs = _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep)
     inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
-    outputs = _forward_fake(q, k, v, *inputs, normalised, keep)
     kept = outputs[4:] if keep else (None,) * 4
     (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
     native.call(

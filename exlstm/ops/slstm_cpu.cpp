@@ -17,19 +17,18 @@ namespace {
 template <typename T>
 struct Forward {
     Sizes s;
-    int64_t exp_forget, keep;
+    int64_t exp_forget;
     const T *x, *r;
     State<const T> start;
     const uint8_t *mask, *reset;
-    State<T> out;
+    T* h;
+    State<T> last;  // without h
+    State<T> kept;  // without h; for the backward pass, or null
 
     void run(Threads threads) const {
         threads = worth_it(threads, s);
         const Tasks tasks(s, threads.count);
-        huge_pages(out.h, s.B * s.T * s.H * s.V);
-        for (T* states : {out.c, out.n, out.m}) {
-            if (keep) huge_pages(states, s.B * s.T * s.H * s.V);
-        }
+        huge_pages(h, s.B * s.T * s.H * s.V);
         const bool packs = worth_packing<T>(s);
         const int64_t head_size = padded<T>(s.V) * s.V * GATES;
         const Scratch<T> packed(packs ? s.H * head_size : 0);
@@ -108,35 +107,61 @@ struct Forward {
         store(now.c + here, c);
         store(now.n + here, n);
         store(now.m + here, m);
-        store_n(out.h + at + cell, h, count);
-        if (keep || t == s.T - 1) {
-            const int64_t kept = (keep ? at : (b * s.H + task.head) * s.V) + cell;
-            store_n(out.c + kept, c, count);
-            store_n(out.n + kept, n, count);
-            store_n(out.m + kept, m, count);
+        exlstm::store_n(this->h + at + cell, h, count);
+        if (t == s.T - 1) {
+            store_n(last, (b * s.H + task.head) * s.V + cell, c, n, m, count);
         }
+        if (kept.c && (t + 1) % KEPT_STEPS == 0) {
+            store_n(kept, s.kept(b, t, task.head) + cell, c, n, m, count);
+        }
+    }
+
+    static void store_n(const State<T>& to, int64_t at, Vec<T> c, Vec<T> n, Vec<T> m,
+                        int64_t count) {
+        exlstm::store_n(to.c + at, c, count);
+        exlstm::store_n(to.n + at, n, count);
+        exlstm::store_n(to.m + at, m, count);
     }
 };
 
 // ---- backward -----------------------------------------------------------------------------------
+
+// What the reverse loop needs of a step, per cell. f and i are the gates in effect, z and o activated.
+enum Factor {
+    FORGET,       // f
+    INPUT,        // i
+    OLDER_WINS,   // 1 or 0: whose exponent m is
+    CANDIDATE,    // z
+    C_BEFORE,     // c and n that the step started from
+    N_BEFORE,     //
+    H_BY_C,       // dh/dc = o / n
+    H_BY_N,       // -dh/dn = o c / n^2, or 0 at the floor of n, which has no gradient
+    SLOPE_F,      // of log f in f's pre-activation
+    SLOPE_Z,      // of c in z's
+    SLOPE_O,      // of h in o's
+    FACTORS
+};
 
 template <typename T>
 struct Backward {
     Sizes s;
     int64_t exp_forget;
     const T *x, *r;
-    State<const T> start, states;
+    State<const T> start;
+    const T* h;
+    State<const T> kept;  // without h
     const uint8_t *mask, *reset;
     const T* dh;
     State<const T> d_end;
     T* dx;
     State<T> d_start;
 
-    // What one task keeps from step to step, rows x padded cells each.
+    // What one task keeps for KEPT_STEPS steps, or from step to step: rows x padded cells each.
     struct Memory {
-        T* h;     // that the step starts from
-        T* dg;    // of the pre-activations, per row [gate][cell]
-        State<T> d;
+        T* h;        // that each step starts from
+        T* factors;  // of each step, per row [block of cells][factor][lane]
+        T* dg;       // of the pre-activations of one step, per row [gate][cell]
+        State<T> now, d;
     };
 
     void run(Threads threads) const {
@@ -156,69 +181,199 @@ struct Backward {
         threads.run(tasks.count(), [&](int64_t index) {
             const Task task = tasks[index];
             const int64_t head = task.head;
-            if (packs) {
-                run<true>(task, packed + head * head_size, back + head * back_size);
-            } else {
-                run<false>(task, r + head * size, r + head * size);
-            }
+            for_row_groups(task, [&](const Task& group) {
+                if (packs) {
+                    run<true>(group, packed + head * head_size, back + head * back_size);
+                } else {
+                    run<false>(group, r + head * size, r + head * size);
+                }
+            });
         });
+    }
+
+    // As many rows at once as leave the factors in the cache.
+    template <typename Body>
+    static void for_row_groups(const Task& task, Body&& body) {
+        int64_t groups = (task.rows + 7) / 8;
+        for (int64_t row = 0; row < task.rows; --groups) {
+            const int64_t count = (task.rows - row + groups - 1) / groups;
+            body(Task{task.head, task.row + row, count});
+            row += count;
+        }
     }
 
     template <bool PACKED>
     void run(const Task& task, const T* weights, const T* weights_back) const {
-        const int64_t P = padded<T>(s.V), size = task.rows * P;
-        const Scratch<T> scratch(9 * size);
-        const Memory memory{scratch,
-                            scratch + size,
-                            {scratch + 5 * size, scratch + 6 * size, scratch + 7 * size,
-                             scratch + 8 * size}};
+        const int64_t size = task.rows * padded<T>(s.V), steps = KEPT_STEPS < s.T ? KEPT_STEPS : s.T;
+        const Scratch<T> scratch((steps * (FACTORS + 1) + GATES + 7) * size);
+        T* next = scratch;
+        const auto take = [&](int64_t count) { return (next += count * size) - count * size; };
+        const Memory memory{take(steps), take(steps * FACTORS), take(GATES),
+                            {nullptr, take(1), take(1), take(1)},
+                            {take(1), take(1), take(1), take(1)}};
+        for (int64_t row = 0; row < task.rows; ++row) {
+            copy(memory.d, row * padded<T>(s.V), d_end, (task.row + row) * s.H + task.head);
+            std::memcpy(memory.d.h + row * padded<T>(s.V),
+                        d_end.h + ((task.row + row) * s.H + task.head) * s.V, s.V * sizeof(T));
+        }
+        for (int64_t first = (s.T - 1) / KEPT_STEPS * KEPT_STEPS; first >= 0; first -= KEPT_STEPS) {
+            const int64_t end = first + KEPT_STEPS < s.T ? first + KEPT_STEPS : s.T;
+            replay<PACKED>(task, first, end, weights, memory);
+            for (int64_t t = end - 1; t >= first; --t) {
+                gates(task, t, t - first, memory);
+                recurrent<PACKED>(task, t, weights_back, memory);
+            }
+        }
         for (int64_t row = 0; row < task.rows; ++row) {
             const int64_t at = ((task.row + row) * s.H + task.head) * s.V, bytes = s.V * sizeof(T);
-            std::memcpy(memory.d.h + row * P, d_end.h + at, bytes);
-            std::memcpy(memory.d.c + row * P, d_end.c + at, bytes);
-            std::memcpy(memory.d.n + row * P, d_end.n + at, bytes);
-            std::memcpy(memory.d.m + row * P, d_end.m + at, bytes);
+            const int64_t from = row * padded<T>(s.V);
+            std::memcpy(d_start.h + at, memory.d.h + from, bytes);
+            std::memcpy(d_start.c + at, memory.d.c + from, bytes);
+            std::memcpy(d_start.n + at, memory.d.n + from, bytes);
+            std::memcpy(d_start.m + at, memory.d.m + from, bytes);
         }
-        for (int64_t t = s.T - 1; t >= 0; --t) {
-            gates<PACKED>(task, t, weights, memory);
-            recurrent<PACKED>(task, t, weights_back, memory);
-        }
-        for (int64_t row = 0; row < task.rows; ++row) {
-            const int64_t at = ((task.row + row) * s.H + task.head) * s.V, bytes = s.V * sizeof(T);
-            std::memcpy(d_start.h + at, memory.d.h + row * P, bytes);
-            std::memcpy(d_start.c + at, memory.d.c + row * P, bytes);
-            std::memcpy(d_start.n + at, memory.d.n + row * P, bytes);
-            std::memcpy(d_start.m + at, memory.d.m + row * P, bytes);
-        }
+    }
+
+    // c, n and m of one row, which is the `index`-th of those `from`.
+    void copy(const State<T>& to, int64_t at, const State<const T>& from, int64_t index) const {
+        std::memcpy(to.c + at, from.c + index * s.V, s.V * sizeof(T));
+        std::memcpy(to.n + at, from.n + index * s.V, s.V * sizeof(T));
+        std::memcpy(to.m + at, from.m + index * s.V, s.V * sizeof(T));
     }
 
     bool is(const uint8_t* flag, const Task& task, int64_t row, int64_t t) const {
         return flag && flag[(task.row + row) * s.T + t];
     }
 
-    // The step again, then the gradients of its pre-activations and of c, n, m before it.
+    // Where h before a step is.
+    const T* h_before(const Task& task, int64_t row, int64_t t) const {
+        const int64_t b = task.row + row;
+        return t ? h + ((b * s.T + t - 1) * s.H + task.head) * s.V
+                 : start.h + (b * s.H + task.head) * s.V;
+    }
+
+    // The steps from `first` to `end` again. Since every h is known, all their products are one.
     template <bool PACKED>
-    void gates(const Task& task, int64_t t, const T* weights, const Memory& memory) const {
+    void replay(const Task& task, int64_t first, int64_t end, const T* weights,
+                const Memory& memory) const {
         constexpr int64_t W = lanes<T>;
-        const int64_t P = padded<T>(s.V);
+        const int64_t P = padded<T>(s.V), all = (end - first) * task.rows;
         for (int64_t row = 0; row < task.rows; ++row) {
-            T* h = memory.h + row * P;
-            if (is(reset, task, row, t)) {
-                std::memset(h, 0, s.V * sizeof(T));
+            const int64_t b = task.row + row;
+            if (first) {
+                copy(memory.now, row * P, kept, s.kept(b, first - 1, task.head) / s.V);
             } else {
-                std::memcpy(h, before(states.h, start.h, task, row, t), s.V * sizeof(T));
+                copy(memory.now, row * P, start, b * s.H + task.head);
+            }
+        }
+        for (int64_t k = 0; k < all; ++k) {
+            const int64_t row = k % task.rows, t = first + k / task.rows;
+            if (is(reset, task, row, t)) {
+                std::memset(memory.h + k * P, 0, s.V * sizeof(T));
+            } else {
+                std::memcpy(memory.h + k * P, h_before(task, row, t), s.V * sizeof(T));
             }
         }
         for (int64_t cell = 0; cell < s.V; cell += W) {
             const T* block = weights + (PACKED ? cell * s.V * GATES : cell);
             const int64_t k_stride = GATES * (PACKED ? W : s.V), c_stride = PACKED ? W : s.V;
-            for_row_blocks(task.rows, [&](int64_t row, auto rows) {
+            for_row_blocks(all, [&](int64_t k, auto rows) {
                 constexpr int R = decltype(rows)();
                 Vec<T> sum[R][GATES];
-                product<T, R, GATES>(memory.h + row * P, P, block, k_stride, c_stride, s.V, sum);
-                for (int k = 0; k < R; ++k) step(task, t, row + k, cell, sum[k], memory);
+                product<T, R, GATES>(memory.h + k * P, P, block, k_stride, c_stride, s.V, sum);
+                for (int j = 0; j < R; ++j) {
+                    const int64_t row = (k + j) % task.rows, t = first + (k + j) / task.rows;
+                    if (is(reset, task, row, t)) empty(memory.now, row * P + cell);
+                    if (mask && !is(mask, task, row, t)) continue;
+                    step(task, t, row, cell, sum[j], memory.now,
+                         memory.factors + ((k + j) * P + cell) * FACTORS);
+                }
             });
         }
+    }
+
+    static void empty(const State<T>& state, int64_t at) {
+        store(state.c + at, Vec<T>{});
+        store(state.n + at, Vec<T>{});
+        store(state.m + at, splat(std::numeric_limits<T>::lowest()));
+    }
+
+    EXLSTM_INLINE void step(const Task& task, int64_t t, int64_t row, int64_t cell,
+                            const Vec<T> (&sum)[GATES], const State<T>& now, T* factors) const {
+        constexpr int64_t W = lanes<T>;
+        const int64_t here = row * padded<T>(s.V) + cell;
+        const T* input = x + (((task.row + row) * s.T + t) * s.H + task.head) * GATES * s.V + cell;
+        prefetch(input + s.H * GATES * s.V, s.V);
+        const Vec<T> c_before = load(now.c + here), n_before = load(now.n + here);
+        const Vec<T> m_before = load(now.m + here), one = splat(T(1));
+        const Gates<T> raw = with_input(sum, input, s.V, s.V - cell);
+        Vec<T> slope_f = one;
+        const Vec<T> log_f = exp_forget ? raw.f : log_sigmoid(raw.f, &slope_f);
+        const Scales<Vec<T>> scales(log_f + m_before, raw.i);
+        const Vec<T> z = tanh(raw.z), o = sigmoid(raw.o);
+        const Vec<T> c = scales.f * c_before + scales.i * z, n_true = scales.f * n_before + scales.i;
+        const Vec<T> n = max(n_true, splat(std::numeric_limits<T>::min()));
+        const Vec<T> h_by_c = o / n;
+        store(now.c + here, c);
+        store(now.n + here, n_true);
+        store(now.m + here, scales.m);
+        store(factors + FORGET * W, scales.f);
+        store(factors + INPUT * W, scales.i);
+        store(factors + OLDER_WINS * W, select(scales.older_wins, one, Vec<T>{}));
+        store(factors + CANDIDATE * W, z);
+        store(factors + C_BEFORE * W, c_before);
+        store(factors + N_BEFORE * W, n_before);
+        store(factors + H_BY_C * W, h_by_c);
+        store(factors + H_BY_N * W, select(n_true < n, Vec<T>{}, h_by_c * c / n));
+        store(factors + SLOPE_F * W, slope_f);
+        store(factors + SLOPE_Z * W, scales.i * (one - z * z));
+        store(factors + SLOPE_O * W, c * h_by_c * (one - o));
+    }
+
+    // The gradients of a step's pre-activations and of c, n, m before it.
+    void gates(const Task& task, int64_t t, int64_t replayed, const Memory& memory) const {
+        constexpr int64_t W = lanes<T>;
+        const int64_t P = padded<T>(s.V);
+        for (int64_t row = 0; row < task.rows; ++row) {
+            const int64_t at = (((task.row + row) * s.T + t) * s.H + task.head) * s.V;
+            const T* factors = memory.factors + (replayed * task.rows + row) * P * FACTORS;
+            for (int64_t cell = 0; cell < s.V; cell += W, factors += W * FACTORS) {
+                const int64_t here = row * P + cell, count = s.V - cell;
+                T *d_raw = memory.dg + row * GATES * P + cell, *d_x = dx + at * GATES + cell;
+                __builtin_prefetch(dh + at - s.H * s.V + cell);
+                prefetch<1>(d_x - s.H * GATES * s.V, s.V);
+                const Vec<T> d_h = load(memory.d.h + here) + load_n(dh + at + cell, count);
+                Vec<T> d_gates[GATES] = {};
+                if (mask && !is(mask, task, row, t)) {
+                    store(memory.d.h + here, d_h);
+                } else {
+                    step_back(factors, here, d_h, memory.d, d_gates);
+                }
+                for (int g = 0; g < GATES; ++g) {
+                    store(d_raw + g * P, d_gates[g]);
+                    store_n(d_x + g * s.V, d_gates[g], count);
+                }
+            }
+        }
+    }
+
+    EXLSTM_INLINE void step_back(const T* factors, int64_t here, Vec<T> d_h, const State<T>& d,
+                                 Vec<T> (&d_gates)[GATES]) const {
+        const auto factor = [&](Factor which) { return load(factors + which * lanes<T>); };
+        const Vec<T> f = factor(FORGET), i = factor(INPUT), older = factor(OLDER_WINS);
+        const Vec<T> d_c = load(d.c + here) + d_h * factor(H_BY_C);
+        const Vec<T> d_n = load(d.n + here) - d_h * factor(H_BY_N);
+        const Vec<T> through_f = f * (d_c * factor(C_BEFORE) + d_n * factor(N_BEFORE));
+        const Vec<T> through_i = i * (d_c * factor(CANDIDATE) + d_n);
+        const Vec<T> through_m = load(d.m + here) - through_f - through_i;
+        const Vec<T> d_older = through_f + older * through_m;
+        d_gates[0] = through_i + (T(1) - older) * through_m;
+        d_gates[1] = d_older * factor(SLOPE_F);
+        d_gates[2] = d_c * factor(SLOPE_Z);
+        d_gates[3] = d_h * factor(SLOPE_O);
+        store(d.c + here, d_c * f);
+        store(d.n + here, d_n * f);
+        store(d.m + here, d_older);
     }
 
     // The gradient of the h before, through the pre-activations.
@@ -269,73 +424,6 @@ struct Backward {
             }
         }
     }
-
-    const T* before(const T* all, const T* first, const Task& task, int64_t row, int64_t t) const {
-        const int64_t b = task.row + row;
-        return t ? all + ((b * s.T + t - 1) * s.H + task.head) * s.V
-                 : first + (b * s.H + task.head) * s.V;
-    }
-
-    EXLSTM_INLINE void step(const Task& task, int64_t t, int64_t row, int64_t cell,
-                            const Vec<T> (&sum)[GATES], const Memory& memory) const {
-        const int64_t P = padded<T>(s.V), here = row * P + cell, count = s.V - cell;
-        const int64_t at = (((task.row + row) * s.T + t) * s.H + task.head) * s.V;
-        T *d_raw = memory.dg + row * GATES * P + cell, *d_x = dx + at * GATES + cell;
-        const Vec<T> d_h = load(memory.d.h + here) + load_n(dh + at + cell, count);
-        if (mask && !is(mask, task, row, t)) {
-            store(memory.d.h + here, d_h);
-            for (int g = 0; g < GATES; ++g) {
-                store(d_raw + g * P, Vec<T>{});
-                store_n(d_x + g * s.V, Vec<T>{}, count);
-            }
-            return;
-        }
-        const Vec<T> one = splat(T(1));
-        Vec<T> c_prev{}, n_prev{}, m_prev = splat(std::numeric_limits<T>::lowest());
-        if (!is(reset, task, row, t)) {
-            c_prev = load_n(before(states.c, start.c, task, row, t) + cell, count);
-            n_prev = load_n(before(states.n, start.n, task, row, t) + cell, count);
-            m_prev = load_n(before(states.m, start.m, task, row, t) + cell, count);
-        }
-        const T* input = x + at * GATES + cell;
-        const int64_t per_step = s.H * s.V;
-        prefetch(input - per_step * GATES, s.V);
-        prefetch<1>(d_x - per_step * GATES, s.V);
-        for (const T* next : {dh + at - per_step, states.c + at - 2 * per_step,
-                              states.n + at - 2 * per_step, states.m + at - 2 * per_step}) {
-            __builtin_prefetch(next + cell);
-        }
-        const Gates<T> raw = with_input(sum, input, s.V, count);
-        Vec<T> slope_f = one;
-        const Vec<T> log_f = exp_forget ? raw.f : log_sigmoid(raw.f, &slope_f);
-        const Scales<Vec<T>> scales(log_f + m_prev, raw.i);
-        const Vec<T> z = tanh(raw.z), o = sigmoid(raw.o);
-        const Vec<T> c = scales.f * c_prev + scales.i * z, n_true = scales.f * n_prev + scales.i;
-        const Vec<T> n = max(n_true, splat(std::numeric_limits<T>::min()));
-        const Vec<T> o_over_n = o / n;
-        // The floor of n has no gradient.
-        const Vec<T> h_over_n = select(n_true < n, Vec<T>{}, o_over_n * c / n);
-
-        const Vec<T> d_c = load(memory.d.c + here) + d_h * o_over_n;
-        const Vec<T> d_n = load(memory.d.n + here) - d_h * h_over_n;
-        const Vec<T> through_f = scales.f * (d_c * c_prev + d_n * n_prev);
-        const Vec<T> through_i = scales.i * (d_c * z + d_n);
-        const Vec<T> through_m = load(memory.d.m + here) - through_f - through_i;
-        const Vec<T> d_older = select(scales.older_wins, through_f + through_m, through_f);
-        const Vec<T> d_gates[GATES] = {
-            select(scales.older_wins, through_i, through_i + through_m),
-            d_older * slope_f,
-            d_c * scales.i * (one - z * z),
-            d_h * c * o_over_n * (one - o),
-        };
-        for (int g = 0; g < GATES; ++g) {
-            store(d_raw + g * P, d_gates[g]);
-            store_n(d_x + g * s.V, d_gates[g], count);
-        }
-        store(memory.d.c + here, d_c * scales.f);
-        store(memory.d.n + here, d_n * scales.f);
-        store(memory.d.m + here, d_older);
-    }
 };
 
 }  // namespace
@@ -343,22 +431,23 @@ struct Backward {
 #define EXLSTM_SLSTM(T, NAME)                                                                      \
     EXLSTM_EXPORT void exlstm_slstm_forward_##NAME(                                                \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
-        int64_t V, int64_t exp_forget, int64_t keep, const T* x, const T* r, const T* h0,          \
-        const T* c0, const T* n0, const T* m0, const uint8_t* mask, const uint8_t* reset, T* h,    \
-        T* c, T* n, T* m) {                                                                        \
-        Forward<T>{{B, steps, H, V}, exp_forget, keep, x, r, {h0, c0, n0, m0}, mask, reset,        \
-                   {h, c, n, m}}                                                                   \
+        int64_t V, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
+        const T* n0, const T* m0, const uint8_t* mask, const uint8_t* reset, T* h, T* c_last,      \
+        T* n_last, T* m_last, T* c_kept, T* n_kept, T* m_kept) {                                   \
+        Forward<T>{{B, steps, H, V}, exp_forget, x, r, {h0, c0, n0, m0}, mask, reset, h,           \
+                   {nullptr, c_last, n_last, m_last}, {nullptr, c_kept, n_kept, m_kept}}           \
             .run({parallel, threads});                                                             \
     }                                                                                              \
     EXLSTM_EXPORT void exlstm_slstm_backward_##NAME(                                               \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
         int64_t V, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
-        const T* n0, const T* m0, const T* h, const T* c, const T* n, const T* m,                  \
+        const T* n0, const T* m0, const T* h, const T* c_kept, const T* n_kept, const T* m_kept,   \
         const uint8_t* mask, const uint8_t* reset, const T* dh, const T* dh_last,                  \
         const T* dc_last, const T* dn_last, const T* dm_last, T* dx, T* dh0, T* dc0, T* dn0,       \
         T* dm0) {                                                                                  \
-        Backward<T>{{B, steps, H, V}, exp_forget, x, r, {h0, c0, n0, m0}, {h, c, n, m}, mask,      \
-                    reset, dh, {dh_last, dc_last, dn_last, dm_last}, dx, {dh0, dc0, dn0, dm0}}     \
+        Backward<T>{{B, steps, H, V}, exp_forget, x, r, {h0, c0, n0, m0}, h,                       \
+                    {nullptr, c_kept, n_kept, m_kept}, mask, reset, dh,                            \
+                    {dh_last, dc_last, dn_last, dm_last}, dx, {dh0, dc0, dn0, dm0}}                \
             .run({parallel, threads});                                                             \
     }
 

@@ -19,8 +19,17 @@ constexpr int MAX_ROWS = 3;
 constexpr int MAX_ROWS = 2;
 #endif
 
+// The backward pass is given c, n and m after every so many steps, and runs those between again.
+// Memory fresh from the system costs more than that.
+constexpr int64_t KEPT_STEPS = 8;
+
 struct Sizes {
     int64_t B, T, H, V;
+
+    // Where the state after step t, one of those kept, is.
+    int64_t kept(int64_t b, int64_t t, int64_t head) const {
+        return ((b * (T / KEPT_STEPS) + t / KEPT_STEPS) * H + head) * V;
+    }
 };
 
 template <typename T>

@@ -12,6 +12,9 @@ from exlstm.ops import native, slstm_op
 from exlstm.ops.slstm_reference import SLSTMState
 from exlstm.shapes import Bool, Float
 
+KEPT_STEPS = 8
+"""As in `slstm_cpu.hpp`: c, n and m are kept after every so many steps."""
+
 
 def slstm_native(
     x: Float[Tensor, "B T H G V"],
@@ -30,26 +33,24 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
-    batch, time, heads, _, cells = x.shape
-    kept = time if keep else 1
-    states = tuple(x.new_empty(batch, steps, heads, cells) for steps in (time, kept, kept, kept))
+    outputs = slstm_op.new_outputs(x, KEPT_STEPS if keep else None)
     inputs = _contiguous(x, r, h0, c0, n0, m0, mask, reset)
-    sizes = (batch, time, heads, cells, int(forget_gate == "exp"))
-    native.call("slstm_forward", x.dtype, *sizes, int(keep), *inputs, *states)
-    return states
+    kept = outputs[4:] if keep else (None,) * 3
+    native.call("slstm_forward", x.dtype, *_sizes(x, forget_gate), *inputs, *outputs[:4], *kept)
+    return outputs
 
 
 def _backward(
     x, r, h0, c0, n0, m0, h, c, n, m, mask, reset, forget_gate,
     dh, dh_last, dc_last, dn_last, dm_last,
 ):  # fmt: skip
-    batch, time, heads, _, cells = x.shape
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     d_state = [torch.empty_like(h0, memory_format=torch.contiguous_format) for _ in range(4)]
     inputs = _contiguous(x, r, h0, c0, n0, m0, h, c, n, m, mask, reset)
     d_outputs = _contiguous(dh, dh_last, dc_last, dn_last, dm_last)
-    sizes = (batch, time, heads, cells, int(forget_gate == "exp"))
-    native.call("slstm_backward", x.dtype, *sizes, *inputs, *d_outputs, dx, *d_state)
+    native.call(
+        "slstm_backward", x.dtype, *_sizes(x, forget_gate), *inputs, *d_outputs, dx, *d_state
+    )
 
     before = torch.cat((h0[:, None], h[:, :-1]), 1)  # the h each step started from
     if reset is not None:
@@ -60,4 +61,9 @@ def _backward(
     return dx, d_r.view(r.shape), *d_state
 
 
-slstm_op.register("slstm_native", "cpu", _forward, _backward)
+def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
+    batch, time, heads, _, cells = x.shape
+    return batch, time, heads, cells, int(forget_gate == "exp")
+
+
+slstm_op.register("slstm_native", "cpu", KEPT_STEPS, _forward, _backward)

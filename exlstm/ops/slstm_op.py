@@ -21,6 +21,7 @@ _FLAGS = "Tensor? mask, Tensor? reset, str forget_gate"
 def register(
     name: str,
     device: str,
+    kept_steps: int,
     forward: Callable[..., tuple[Tensor, ...]],
     backward: Callable[..., tuple[Tensor, ...]],
 ) -> None:
@@ -29,16 +30,16 @@ def register(
     Args:
         name: What `run` finds them by.
         device: The kind of device they run on, or `"default"` for all.
-        forward: `(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep)` to the states h, c, n, m
-            after every step, B T H V each. Without `keep` c, n and m may be those after the last
-            step only, B 1 H V.
+        kept_steps: Of how many steps c, n and m are kept once, for the backward pass.
+        forward: `(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep)` to what `new_outputs`
+            makes; without `keep` nothing is kept.
         backward: `(x, r, h0, c0, n0, m0, h, c, n, m, mask, reset, forget_gate, dh, dh_last,
             dc_last, dn_last, dm_last)` to the gradients of the first six.
     """
     torch.library.define(
         f"exlstm::{name}_forward",
         f"(Tensor x, Tensor r, {_STATE}, {_FLAGS}, bool keep=True) "
-        "-> (Tensor, Tensor, Tensor, Tensor)",
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     )
     torch.library.define(
         f"exlstm::{name}_backward",
@@ -48,7 +49,10 @@ def register(
     )
     torch.library.impl(f"exlstm::{name}_forward", device, forward)
     torch.library.impl(f"exlstm::{name}_backward", device, backward)
-    torch.library.register_fake(f"exlstm::{name}_forward", _forward_fake)
+    torch.library.register_fake(
+        f"exlstm::{name}_forward",
+        lambda x, *_, keep=True: new_outputs(x, kept_steps if keep else None),
+    )
     torch.library.register_fake(f"exlstm::{name}_backward", _backward_fake)
 
 
@@ -62,36 +66,47 @@ def run(
     forget_gate: str,
 ) -> tuple[Float[Tensor, "B T H V"], SLSTMState]:
     """The sLSTM by the op registered as `name`. Outputs at masked steps are the state's h."""
-    keep = torch.is_grad_enabled() and any(s.requires_grad for s in (x, r, *state))
-    h, *last = _SLSTM.apply(name, keep, x, r, *state, mask, reset, forget_gate)[:5]
+    inputs = (x, r, *state)
+    if torch.is_grad_enabled() and any(s.requires_grad for s in inputs):
+        h, *last = _SLSTM.apply(name, *inputs, mask, reset, forget_gate)[:5]
+    else:
+        op = getattr(torch.ops.exlstm, f"{name}_forward")
+        h, *last = op(*inputs, mask, reset, forget_gate, False)[:4]
+        last.insert(0, h[:, -1].clone())
     return h, SLSTMState(*last)
+
+
+def new_outputs(x: Float[Tensor, "B T H G V"], kept_steps: int | None) -> tuple[Tensor, ...]:
+    """The outputs of a forward pass, not yet written: h, the last c, n, m, the kept c, n, m.
+
+    The kept ones are those after steps `kept_steps`, twice that and so on, each B N H V; none with
+    `None`.
+    """
+    batch, time, heads, _, cells = x.shape
+    kept = 0 if kept_steps is None else time // kept_steps
+    states = (batch, time, heads, cells), *[(batch, heads, cells)] * 3
+    return tuple(x.new_empty(shape) for shape in (*states, *[(batch, kept, heads, cells)] * 3))
 
 
 class _SLSTM(torch.autograd.Function):
     @staticmethod
-    def forward(name, keep, x, r, h0, c0, n0, m0, mask, reset, forget_gate):
+    def forward(name, x, r, h0, c0, n0, m0, mask, reset, forget_gate):
         op = getattr(torch.ops.exlstm, f"{name}_forward")
-        states = op(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep)
-        return states[0], *(s[:, -1].clone() for s in states), *states[1:]
+        h, *others = op(x, r, h0, c0, n0, m0, mask, reset, forget_gate, True)
+        return h, h[:, -1].clone(), *others
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.name, _, *tensors, mask, reset, ctx.forget_gate = inputs
-        h, _, _, _, _, c, n, m = output
-        ctx.mark_non_differentiable(c, n, m)
-        ctx.save_for_backward(*tensors, h, c, n, m, mask, reset)
+        ctx.name, *tensors, mask, reset, ctx.forget_gate = inputs
+        h, _, _, _, _, *kept = output
+        ctx.mark_non_differentiable(*kept)
+        ctx.save_for_backward(*tensors, h, *kept, mask, reset)
 
     @staticmethod
     def backward(ctx, *d_outputs):
         op = getattr(torch.ops.exlstm, f"{ctx.name}_backward")
         gradients = op(*ctx.saved_tensors, ctx.forget_gate, *d_outputs[:5])
-        return None, None, *gradients, None, None, None
-
-
-def _forward_fake(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
-    batch, time, heads, _, cells = x.shape
-    kept = time if keep else 1
-    return tuple(x.new_empty(batch, steps, heads, cells) for steps in (time, kept, kept, kept))
+        return None, *gradients, None, None, None
 
 
 def _backward_fake(x, r, h0, c0, n0, m0, *_):

@@ -68,9 +68,9 @@ def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
         new = slstm_step(raw, state, forget_gate)
         state = new if mask_steps is None else where_state(mask_steps[t], new, state)
         states.append(state)
-    h, *others = zip(*states, strict=True)
-    kept = time if keep else 1
-    return tuple(_batch_first(torch.stack(s)) for s in (h, *(s[-kept:] for s in others)))
+    h, *others = (_batch_first(torch.stack(s)) for s in zip(*states, strict=True))
+    kept = others if keep else [s[:, :0] for s in others]
+    return h, *(s[:, -1].clone() for s in others), *kept
 
 
 def _backward(
@@ -141,4 +141,4 @@ def _states_before(
     return where_state(reset[..., None, None], empty_slstm_state(before.h), before)
 
 
-slstm_op.register("slstm", "default", _forward, _backward)
+slstm_op.register("slstm", "default", 1, _forward, _backward)

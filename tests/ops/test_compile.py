@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from exlstm.ops import native
 from exlstm.testing import OPS, Case, assert_as_accurate, make_inputs, run, to_double
 
 pytestmark = pytest.mark.compile
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=str(native.reason()))
 
 CASES = [
     Case(name="compile", T=5, H=2, K=3, V=2, W=3, state=True),
@@ -75,9 +77,13 @@ def test_autocast_changes_nothing_inside(op: str, compiled: bool) -> None:
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
 @pytest.mark.parametrize("flags", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_registered_slstm(dtype: torch.dtype, flags: bool, forget_gate: Any) -> None:
+@pytest.mark.parametrize("name", ["slstm", pytest.param("slstm_native", marks=needs_kernels)])
+def test_registered_slstm(name: str, dtype: torch.dtype, flags: bool, forget_gate: Any) -> None:
+    forward, backward = (
+        getattr(torch.ops.exlstm, f"{name}_{way}") for way in ("forward", "backward")
+    )
     case = Case(
-        name="opcheck", T=4, V=3, state=True, mask=flags, reset=flags, forget_gate=forget_gate
+        name="opcheck", T=9, V=3, state=True, mask=flags, reset=flags, forget_gate=forget_gate
     )
     inputs = make_inputs("slstm", case, dtype)
     start, flags_ = (
@@ -85,9 +91,8 @@ def test_registered_slstm(dtype: torch.dtype, flags: bool, forget_gate: Any) -> 
         (inputs["mask"], inputs["reset"], forget_gate),
     )
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(torch.ops.exlstm.slstm_forward, (*start, *flags_), test_utils=tests)
-    states = torch.ops.exlstm.slstm_forward(*start, *flags_)
-    gradients = (torch.ones_like(states[0]), *(torch.ones_like(s) for s in inputs["state"]))
-    torch.library.opcheck(
-        torch.ops.exlstm.slstm_backward, (*start, *states, *flags_, *gradients), test_utils=tests
-    )
+    torch.library.opcheck(forward, (*start, *flags_), test_utils=tests)
+    h, _, _, _, *kept = forward(*start, *flags_)
+    gradients = (torch.ones_like(h), *(torch.ones_like(s) for s in inputs["state"]))
+    arguments = (*start, h, *kept, *flags_, *gradients)
+    torch.library.opcheck(backward, arguments, test_utils=tests)
