@@ -163,6 +163,8 @@ Forward<S> columns_of(Forward<S> x, int64_t from, int64_t to) {
 template <typename S>
 void forward(Threads threads, int64_t batch, const Forward<S>& x) {
     threads = enough(threads, batch, x);
+    huge_pages(x.h, batch * x.T * x.H * x.V);
+    if (x.c_starts) huge_pages(x.c_starts, batch * x.H * (x.chunks() - 1) * x.K * x.V);
     if (x.T == 1) {
         threads.run(batch * x.H, [&](int64_t task) {
             forward_step(x, Place{task / x.H, task % x.H, x.T, x.H});
@@ -183,6 +185,9 @@ void forward(Threads threads, int64_t batch, const Forward<S>& x) {
 template <typename S>
 void backward(Threads threads, int64_t batch, const Backward<S>& x) {
     threads = enough(threads, batch, x);
+    huge_pages(x.dq, batch * x.T * x.H * x.K);
+    huge_pages(x.dk, batch * x.T * x.H * x.K);
+    huge_pages(x.dv, batch * x.T * x.H * x.V);
     if (batch * x.H < threads.count && x.chunks() > 1)
         return backward_by_chunks(threads, batch * x.H, x);
     threads.run(batch * x.H, [&](int64_t task) {
