@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from exlstm.ops import native
 from exlstm.testing import OPS, Case, assert_as_accurate, make_inputs, run, to_double
 
 pytestmark = pytest.mark.compile
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=str(native.reason()))
 
 CASES = [
     Case(name="compile", T=5, H=2, K=3, V=2, W=3, state=True),
-    Case(name="compile-packed", T=5, H=2, K=3, V=2, W=3, mask=True, reset=True),
+    Case(name="compile-packed", T=5, H=2, K=3, V=2, W=3, mask=True, reset=True, activation="silu"),
 ]
 
 
@@ -90,4 +92,21 @@ def test_registered_slstm(dtype: torch.dtype, flags: bool, forget_gate: Any) -> 
     gradients = (torch.ones_like(states[0]), *(torch.ones_like(s) for s in inputs["state"]))
     torch.library.opcheck(
         torch.ops.exlstm.slstm_backward, (*start, *states, *flags_, *gradients), test_utils=tests
+    )
+
+
+@pytest.mark.parametrize("flags", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@needs_kernels
+def test_registered_conv(dtype: torch.dtype, flags: bool) -> None:
+    case = Case(name="opcheck", T=4, V=3, W=3, state=True, mask=flags, reset=flags)
+    inputs = make_inputs("causal_conv1d", case, dtype)
+    bias = None if flags else inputs["bias"]
+    x, state = inputs["x"], inputs["state"]
+    arguments = (x, inputs["weight"], bias, state, inputs["mask"], inputs["reset"], True)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.exlstm.conv_forward, arguments, test_utils=tests)
+    d_outputs = (torch.ones_like(x), torch.ones_like(state))
+    torch.library.opcheck(
+        torch.ops.exlstm.conv_backward, (*arguments, *d_outputs), test_utils=tests
     )
