@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeGuard
 
@@ -62,7 +62,10 @@ AGREEMENT = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A named size and situation. For the convolution `D = H * V`; it has no `K` and no gates."""
+    """A named size and situation.
+
+    For the convolution `D = H * V`; it has no `K` and no gates, and it alone has an activation.
+    """
 
     name: str
     B: int = 2
@@ -78,6 +81,7 @@ class Case:
     gates: Literal["normal", "mixed", "extreme"] = "normal"
     input_gate: Literal["exp", "sigmoid"] = "exp"
     forget_gate: Literal["sigmoid", "exp"] = "sigmoid"
+    activation: Literal["silu"] | None = None
 
     def __str__(self) -> str:
         """The name, which is also the pytest id."""
@@ -111,10 +115,11 @@ _SIGMOID_INPUT = (
     Case(name="sig-mixed", T=65, gates="mixed", state=True, input_gate="sigmoid"),
     Case(name="sig-extreme", T=65, gates="extreme", state=True, reset=True, input_gate="sigmoid"),
 )
+_SILU = tuple(replace(case, name=f"{case}-silu", activation="silu") for case in _COMMON)
 CASES: dict[str, tuple[Case, ...]] = {
     "mlstm": _COMMON + _GATED + _SIGMOID_INPUT,
     "slstm": _COMMON + _GATED,
-    "causal_conv1d": _COMMON,
+    "causal_conv1d": _COMMON + _SILU,
 }
 
 
@@ -157,7 +162,7 @@ def make_inputs(op: str, case: Case, dtype: torch.dtype) -> dict[str, Any]:
         D, W = H * V, case.W
         values = {"x": normal(g, B, T, D), "weight": normal(g, D, W), "bias": normal(g, D)}
         state = normal(g, B, W - 1, D)
-        options = {}
+        options = {"activation": case.activation}
 
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     values = {name: tensor.to(dtype) for name, tensor in values.items()}

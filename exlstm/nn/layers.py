@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +100,7 @@ class CausalConv1d(nn.Module):
     Args:
         channels: Number of channels, D.
         width: Steps each output sees, the current one included.
+        activation: What is applied to each output, `"silu"` or `None`.
 
     Example:
         >>> conv = CausalConv1d(8, 4)
@@ -107,8 +109,11 @@ class CausalConv1d(nn.Module):
         (torch.Size([2, 10, 8]), torch.Size([2, 3, 8]))
     """
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(
+        self, channels: int, width: int, *, activation: Literal["silu"] | None = None
+    ) -> None:
         super().__init__()
+        self.activation: Literal["silu"] | None = activation
         self.weight = nn.Parameter(torch.empty(channels, width))
         self.bias = nn.Parameter(torch.empty(channels))
         init.conv_(self.weight, self.bias)
@@ -121,11 +126,13 @@ class CausalConv1d(nn.Module):
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B _ D"]]:
-        return causal_conv1d(x, self.weight, self.bias, state, mask=mask, reset=reset)
+        return causal_conv1d(
+            x, self.weight, self.bias, state, mask=mask, reset=reset, activation=self.activation
+        )
 
     def extra_repr(self) -> str:
         channels, width = self.weight.shape
-        return f"channels={channels}, width={width}"
+        return f"channels={channels}, width={width}, activation={self.activation}"
 
 
 class GatedMLP(nn.Module):

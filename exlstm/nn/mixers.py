@@ -95,7 +95,7 @@ class MLSTMMixer(nn.Module):
         self.forget_gate: ForgetGate = forget_gate
 
         self.up = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv = CausalConv1d(d_inner, conv_width)
+        self.conv = CausalConv1d(d_inner, conv_width, activation="silu")
         blocks = d_inner // qkv_block_size
         self.q = BlockLinear(blocks, qkv_block_size, qkv_block_size)
         self.k = BlockLinear(blocks, qkv_block_size, qkv_block_size)
@@ -123,7 +123,6 @@ class MLSTMMixer(nn.Module):
         cell, conv = (None, None) if state is None else state
         u, g = self.up(x).chunk(2, dim=-1)
         u_conv, conv = self.conv(u, conv, mask=mask, reset=reset)
-        u_conv = F.silu(u_conv)
         q, k, v = self.q(u_conv), self.k(u_conv), self.v(u)
         i, f = gate_values(self.gates, torch.cat((q, k, v), dim=-1)).chunk(2, dim=-1)
         q, k, v = (_heads(part, self.num_heads) for part in (q, k, v))
@@ -275,7 +274,7 @@ class SLSTMMixer(nn.Module):
         self.forget_gate: ForgetGate = forget_gate
 
         cells = d_model // num_heads
-        self.conv = CausalConv1d(d_model, conv_width) if conv_width else None
+        self.conv = CausalConv1d(d_model, conv_width, activation="silu") if conv_width else None
         self.if_gates = BlockLinear(num_heads, cells, 2 * cells)
         self.zo_gates = BlockLinear(num_heads, cells, 2 * cells)
         self.r = nn.Parameter(torch.zeros(num_heads, cells, 4, cells))  # H V G V
@@ -301,7 +300,6 @@ class SLSTMMixer(nn.Module):
             u, conv = x, _no_conv(x)
         else:
             u, conv = self.conv(x, conv, mask=mask, reset=reset)
-            u = F.silu(u)
         halves = (
             _heads(layer(part), self.num_heads).unflatten(-1, (2, -1))
             for layer, part in ((self.if_gates, u), (self.zo_gates, x))

@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from exlstm.ops import native
+from exlstm.ops.conv_native import conv_native
+from exlstm.ops.conv_reference import conv_reference
 from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
@@ -65,6 +67,10 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation("sequential", slstm_sequential),
         Implementation("reference", slstm_recurrent),
     ),
+    "causal_conv1d": (
+        Implementation("native", conv_native, native.refuse),
+        Implementation("reference", conv_reference),
+    ),
 }
 
 # A plain global, not a ContextVar: torch.compile guards on it, and cannot trace the other.
@@ -85,7 +91,7 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
     """Say for each backend of an op whether it can run these tensors, and if not, why.
 
     Args:
-        op: `"mlstm"` or `"slstm"`.
+        op: Its name: `"mlstm"`, `"slstm"` or `"causal_conv1d"`.
         *tensors: The op's tensors, in the order of its signature.
 
     Returns:

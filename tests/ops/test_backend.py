@@ -12,7 +12,12 @@ from exlstm.ops import BackendError, backends, causal_conv1d, explain, mlstm, sl
 from exlstm.testing import OPS, Case, make_inputs, map_state
 
 CASE = Case(name="backend", B=2, T=5, H=3, K=6, V=7, W=4, state=True, mask=True, reset=True)
-BACKENDS = {"mlstm": ("chunkwise", "parallel", "reference"), "slstm": ("sequential", "reference")}
+BACKENDS = {
+    "mlstm": ("chunkwise", "parallel", "reference"),
+    "slstm": ("sequential", "reference"),
+    "causal_conv1d": ("reference",),
+}
+FIRST = {"mlstm": ("q", "k", "v", "i", "f"), "slstm": ("x", "r"), "causal_conv1d": ("x", "weight")}
 
 
 def inputs_of(op: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -21,7 +26,7 @@ def inputs_of(op: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
 
 def tensors_of(op: str) -> list[Tensor]:
     inputs = inputs_of(op)
-    return [inputs[name] for name in (("q", "k", "v", "i", "f") if op == "mlstm" else ("x", "r"))]
+    return [inputs[name] for name in FIRST[op]]
 
 
 def one_line(error: pytest.ExceptionInfo[ValueError]) -> str:
@@ -242,6 +247,8 @@ ERRORS: dict[str, dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], tu
         ),
         "mask dtype": (lambda a: {"mask": a["mask"].float()}, ("mask", "float32", "bool")),
         "reset shape": (lambda a: {"reset": a["reset"].T}, ("reset", "(5, 2)", "(2, 5)")),
+        "activation": (lambda a: {"activation": "gelu"}, ("activation", "gelu", "silu")),
+        "backend": (lambda a: {"backend": "sequential"}, ("sequential", "native", "reference")),
     },
 }
 

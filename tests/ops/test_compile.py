@@ -15,7 +15,7 @@ needs_kernels = pytest.mark.skipif(native.library() is None, reason=str(native.r
 
 CASES = [
     Case(name="compile", T=5, H=2, K=3, V=2, W=3, state=True),
-    Case(name="compile-packed", T=5, H=2, K=3, V=2, W=3, mask=True, reset=True),
+    Case(name="compile-packed", T=5, H=2, K=3, V=2, W=3, mask=True, reset=True, activation="silu"),
 ]
 
 
@@ -96,3 +96,20 @@ def test_registered_slstm(name: str, dtype: torch.dtype, flags: bool, forget_gat
     gradients = (torch.ones_like(h), *(torch.ones_like(s) for s in inputs["state"]))
     arguments = (*start, h, *kept, *flags_, *gradients)
     torch.library.opcheck(backward, arguments, test_utils=tests)
+
+
+@pytest.mark.parametrize("flags", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@needs_kernels
+def test_registered_conv(dtype: torch.dtype, flags: bool) -> None:
+    case = Case(name="opcheck", T=4, V=3, W=3, state=True, mask=flags, reset=flags)
+    inputs = make_inputs("causal_conv1d", case, dtype)
+    bias = None if flags else inputs["bias"]
+    x, state = inputs["x"], inputs["state"]
+    arguments = (x, inputs["weight"], bias, state, inputs["mask"], inputs["reset"], True)
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.exlstm.conv_forward, arguments, test_utils=tests)
+    d_outputs = (torch.ones_like(x), torch.ones_like(state))
+    torch.library.opcheck(
+        torch.ops.exlstm.conv_backward, (*arguments, *d_outputs), test_utils=tests
+    )

@@ -12,10 +12,10 @@ import torch
 from exlstm.ops import BackendError, backends, explain, native, slstm
 from exlstm.testing import OPS, Case, check_contract, make_inputs, run
 
-WITH_NATIVE = [op for op in ("mlstm", "slstm") if "native" in backends(op)]
+WITH_NATIVE = [op for op in OPS if "native" in backends(op)]
 CASES = [
     Case(name="isa", B=5, T=9, H=3, K=17, V=19, state=True, mask=True, reset=True),
-    Case(name="isa-extreme", T=67, H=3, K=8, V=33, gates="extreme", state=True),
+    Case(name="isa-extreme", T=67, H=3, K=8, V=33, gates="extreme", state=True, activation="silu"),
 ]
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=str(native.reason()))
 
@@ -62,13 +62,14 @@ def threads() -> Iterator[None]:
 @needs_kernels
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("batch", "heads"), [(7, 1), (2, 3), (1, 5)])
+@pytest.mark.parametrize(("batch", "heads"), [(7, 1), (2, 3), (1, 5), (2, 13), (1, 13)])
 @pytest.mark.parametrize("op", WITH_NATIVE)
 def test_any_number_of_threads_gives_the_same_bits(
     op: str, batch: int, heads: int, dtype: torch.dtype
 ) -> None:
     size = {"B": batch, "H": heads, "T": 70, "K": 32, "V": 40}
-    inputs = make_inputs(op, Case(name="threads", state=True, mask=True, **size), dtype)
+    case = Case(name="threads", state=True, mask=True, activation="silu", **size)
+    inputs = make_inputs(op, case, dtype)
     results = []
     for count in (1, 2, 3, 1):
         torch.set_num_threads(count)
