@@ -47,10 +47,10 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, d_last):
-        gradients = torch.ops.exlstm.conv_backward(*ctx.saved_tensors, ctx.silu, dy, d_last)
+        saved = ctx.saved_tensors  # read once: activation checkpointing insists
+        gradients = torch.ops.exlstm.conv_backward(*saved, ctx.silu, dy, d_last)
         dx, d_weight, d_bias, d_state = gradients
-        bias = ctx.saved_tensors[2]
-        return dx, d_weight, None if bias is None else d_bias, d_state, None, None, None
+        return dx, d_weight, None if saved[2] is None else d_bias, d_state, None, None, None
 
 
 def _side_by_side(x: Tensor) -> Tensor:
