@@ -52,6 +52,7 @@ def causal_conv1d(
         BackendError: `backend` was named and cannot run these inputs; the message says why.
 
     Example:
+        >>> import torch
         >>> x, weight = torch.ones(1, 3, 2), torch.ones(2, 4)
         >>> y, state = causal_conv1d(x, weight)
         >>> y[0, :, 0], state.shape
