@@ -21,7 +21,8 @@ def medians(
         candidates: Name to what is timed.
         repeats: Rounds, after one that warms up.
         budget: Seconds a candidate may take in all before it sits out the rounds that are left.
-        least: Times each is measured however long it takes.
+        least: Times each is measured however long it takes. With 0, the round that warms up is all
+            there is of a candidate that it takes over the budget.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(repeats + 1):
@@ -31,7 +32,7 @@ def medians(
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    return {name: statistics.median(taken[1:] or taken) for name, taken in times.items()}
 
 
 def with_gradients(
