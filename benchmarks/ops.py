@@ -1,5 +1,7 @@
 """Speed of the ops and the sLSTM layer, against peers and against what the machine can do.
 
+Also whether the mLSTM's cost is linear in T, and how small calls fare, as in decoding.
+
 Everything runs in one process. A peer that is not installed is a row that says so; see
 `requirements-peers.txt`.
 """
@@ -7,6 +9,7 @@ Everything runs in one process. A peer that is not installed is a row that says 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from record import record, require_green
 from timing import ceilings, medians, with_gradients, without_gradients
+from torch import nn
 
 from exlstm.nn import SLSTMMixer
+from exlstm.nn.layers import HeadNorm
 from exlstm.ops import backends, mlstm, slstm
 
 SLSTM_SHAPES = ((16, 512, 4, 128), (8, 256, 4, 32), (1, 512, 4, 32), (1, 1, 4, 128))  # B T H V
@@ -28,20 +33,22 @@ MLSTM_SHAPES = (  # B H T K V
     (1, 4, 1, 64, 64),
 )
 CHUNKS = (32, 64, 128, 256)
+LENGTHS = (1024, 2048, 4096, 8192, 16384)  # of an mlstm with B H K V as follows
+LENGTHS_SHAPE = (1, 4, 128, 128)
+SMALL = tuple(itertools.product((1, 4), (1, 2, 5), (4, 16, 64)))  # B, T, K and V; 4 heads
 
 
 def slstm_rows(peak: float) -> list[dict[str, Any]]:
     """Every backend; the share counts the recurrent products only, once forward, twice backward."""
     rows = []
     for batch, time, heads, cells in SLSTM_SHAPES:
-        x = torch.randn(batch, time, heads, 4, cells, requires_grad=True)
-        r = (torch.randn(heads, cells, 4, cells) / cells).requires_grad_()
+        leaves = _slstm_leaves(batch, time, heads, cells)
         runs: dict[str, Callable[[], torch.Tensor]] = {
-            name: lambda name=name, x=x, r=r: slstm(x, r, backend=name)[0]
+            name: lambda name=name, leaves=leaves: slstm(*leaves, backend=name)[0]
             for name in backends("slstm")
         }
         flops = 2 * batch * time * heads * cells * 4 * cells
-        rows += _rows("slstm", (batch, time, heads, cells), runs, [x, r], flops, peak)
+        rows += _rows("slstm", (batch, time, heads, cells), runs, leaves, flops, peak)
     return rows
 
 
@@ -49,11 +56,7 @@ def mlstm_rows(peak: float) -> list[dict[str, Any]]:
     """Every backend, SDPA and mlstm_kernels; the share counts the causal half at chunks of 64."""
     rows = []
     for batch, heads, time, key, value in MLSTM_SHAPES:
-        q, k = (torch.randn(batch, time, heads, key, requires_grad=True) for _ in range(2))
-        v = torch.randn(batch, time, heads, value, requires_grad=True)
-        i = torch.randn(batch, time, heads, requires_grad=True)
-        f = (torch.randn(batch, time, heads) + 3).requires_grad_()
-        leaves = [q, k, v, i, f]
+        leaves = _mlstm_leaves(batch, heads, time, key, value)
         runs: dict[str, Callable[[], torch.Tensor]] = {
             name: lambda name=name, leaves=leaves: mlstm(*leaves, backend=name)[0]
             for name in backends("mlstm")
@@ -93,18 +96,100 @@ def _peer_rows(size: tuple[int, ...], leaves: list[torch.Tensor]) -> list[dict[s
     return rows + _rows("mlstm", size, runs, heads_first)
 
 
+def length_rows() -> list[dict[str, Any]]:
+    """What a step of time costs the native mlstm, forward and backward, against its length."""
+    batch, heads, key, value = LENGTHS_SHAPE
+    runs: dict[str, Callable[[], object]] = {}
+    for time in LENGTHS:
+        leaves = _mlstm_leaves(batch, heads, time, key, value)
+        runs[str(time)] = with_gradients(
+            lambda leaves=leaves: mlstm(*leaves, backend="native")[0], leaves
+        )
+    seconds = medians(runs, repeats=15)
+    rows = []
+    for time in LENGTHS:
+        row: dict[str, Any] = {"op": "mlstm", "size": (batch, heads, time, key, value)}
+        row |= {"what": "native", "both_ms": round(1e3 * seconds[str(time)], 4)}
+        row["microseconds_per_step"] = round(1e6 * seconds[str(time)] / time, 3)
+        first = rows[0] if rows else row
+        row["times_first"] = round(row["microseconds_per_step"] / first["microseconds_per_step"], 3)
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def small_rows() -> list[dict[str, Any]]:
+    """Every backend on a few steps of small heads with a memory to go on from, as in decoding."""
+    rows = []
+    for batch, time, cells in SMALL:
+        q_to_f = _mlstm_leaves(batch, 4, time, cells, cells)
+        x_and_r = _slstm_leaves(batch, time, 4, cells)
+        for op, function, leaves, size in (
+            ("mlstm", mlstm, q_to_f, (batch, 4, time, cells, cells)),
+            ("slstm", slstm, x_and_r, (batch, time, 4, cells)),
+        ):
+            with torch.no_grad():
+                _, state = function(*leaves)
+            runs: dict[str, Callable[[], torch.Tensor]] = {
+                name: lambda name=name, function=function, leaves=leaves, state=state: function(
+                    *leaves, state, backend=name
+                )[0]
+                for name in backends(op)
+            }
+            rows += _rows(op, size, runs, leaves, repeats=100)
+    return rows
+
+
+def _mlstm_leaves(batch: int, heads: int, time: int, key: int, value: int) -> list[torch.Tensor]:
+    q, k = (torch.randn(batch, time, heads, key) for _ in range(2))
+    v = torch.randn(batch, time, heads, value)
+    i, f = torch.randn(batch, time, heads), torch.randn(batch, time, heads) + 3
+    return [leaf.requires_grad_() for leaf in (q, k, v, i, f)]
+
+
+def _slstm_leaves(batch: int, time: int, heads: int, cells: int) -> list[torch.Tensor]:
+    x = torch.randn(batch, time, heads, 4, cells)
+    r = torch.randn(heads, cells, 4, cells) / cells
+    return [x.requires_grad_(), r.requires_grad_()]
+
+
+class DenseSLSTM(nn.Module):
+    """The op behind nn.LSTM's projection, every channel to every gate, and the head norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        cells = width // heads
+        self.projection = nn.Linear(width, 4 * width)
+        self.r = nn.Parameter(torch.randn(heads, cells, 4, cells) / cells)
+        self.norm = HeadNorm(heads, cells)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads, cells = self.r.shape[:2]
+        h, _ = slstm(self.projection(x).unflatten(-1, (heads, 4, cells)), self.r)
+        return self.norm(h)
+
+
 def mixer_rows() -> list[dict[str, Any]]:
-    """The paper's sLSTM layer without its convolution, beside nn.LSTM of that width."""
+    """The paper's sLSTM layer without its convolution, beside nn.LSTM of that width.
+
+    The paper's projection is block-diagonal, nn.LSTM's dense: the op behind a dense one, too.
+    """
     rows = []
     for batch, time, width in MIXER_SHAPES:
         x = torch.randn(batch, time, width, requires_grad=True)
         mixer = SLSTMMixer(width, 4, conv_width=0)
-        lstm = torch.nn.LSTM(width, width, batch_first=True)
+        dense = DenseSLSTM(width, 4)
+        lstm = nn.LSTM(width, width, batch_first=True)
         runs: dict[str, Callable[[], torch.Tensor]] = {
             "SLSTMMixer": lambda mixer=mixer, x=x: mixer(x)[0],
+            "dense projection + slstm": lambda dense=dense, x=x: dense(x),
             "nn.LSTM": lambda lstm=lstm, x=x: lstm(x)[0],
         }
-        leaves = {"SLSTMMixer": [x, *mixer.parameters()], "nn.LSTM": [x, *lstm.parameters()]}
+        leaves = {
+            "SLSTMMixer": [x, *mixer.parameters()],
+            "dense projection + slstm": [x, *dense.parameters()],
+            "nn.LSTM": [x, *lstm.parameters()],
+        }
         size = (batch, time, width)
         if importlib.util.find_spec("xlstm") is None:
             rows.append(
@@ -130,18 +215,19 @@ def _rows(
     leaves: list[torch.Tensor] | dict[str, list[torch.Tensor]],
     flops: int | None = None,
     peak: float | None = None,
+    repeats: int = 7,
 ) -> list[dict[str, Any]]:
     candidates: dict[str, Callable[[], object]] = {}
     for name, run in runs.items():
         candidates[f"{name}/forward"] = without_gradients(run)
         own = leaves[name] if isinstance(leaves, dict) else leaves
         candidates[f"{name}/both"] = with_gradients(run, own)
-    seconds = medians(candidates)
+    seconds = medians(candidates, repeats)
     rows = []
     for name in runs:
         forward, both = seconds[f"{name}/forward"], seconds[f"{name}/both"]
         row: dict[str, Any] = {"op": op, "size": size, "what": name}
-        row |= {"forward_ms": round(1e3 * forward, 3), "both_ms": round(1e3 * both, 3)}
+        row |= {"forward_ms": round(1e3 * forward, 4), "both_ms": round(1e3 * both, 4)}
         if flops is not None and peak is not None:
             row["forward_share"] = round(flops / forward / 1e9 / peak, 3)
             row["both_share"] = round(3 * flops / both / 1e9 / peak, 3)
@@ -156,7 +242,12 @@ if __name__ == "__main__":
     limits = ceilings()
     print(limits)
     peak = limits["matmul_gflops"]
-    rows = slstm_rows(peak) + mixer_rows() + mlstm_rows(peak)
     record(
-        "ops", {"ceilings": {name: round(value, 1) for name, value in limits.items()}, "rows": rows}
+        "ops",
+        {
+            "ceilings": {name: round(value, 1) for name, value in limits.items()},
+            "rows": slstm_rows(peak) + mixer_rows() + mlstm_rows(peak),
+            "lengths": length_rows(),
+            "small": small_rows(),
+        },
     )

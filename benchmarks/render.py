@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "benchmarks/results/models.json"
+LETTERS = {"slstm": "B T H V", "sLSTM layer": "B T D", "mlstm": "B H T K V"}
 
 
 def demo(document: dict[str, Any]) -> str:
@@ -76,13 +78,13 @@ def rendered(text: str) -> str:
 
 
 def speed(document: dict[str, Any]) -> str:
-    """docs/speed.md: every row of the ops benchmark, with its ratio to ours."""
+    """The ops benchmark: every row of it, with its ratio to ours."""
     results = document["results"]
     limits = results["ceilings"]
     text = (
-        f"# Speed of the ops on a CPU\n\nMade by `benchmarks/render.py`. {_machine(document)}; in "
+        f"## The ops\n\n{_machine(document)}; in "
         f"the same run a large float32 product reached {limits['matmul_gflops']} GFLOP/s, a copy "
-        f"{limits['copy_gbytes']} GB/s. Medians, candidates in turn. *Times ours*: time of forward "
+        f"{limits['copy_gbytes']} GB/s. *Times ours*: time of forward "
         f"and backward over that of the first row of the group; above 1 is slower than ours. "
         f"*Share*: of the matrix rate, on the least arithmetic (recurrent products; causal half at "
         f"chunks of 64), forward and backward counted as three times forward.\n"
@@ -92,9 +94,8 @@ def speed(document: dict[str, Any]) -> str:
     for row in results["rows"]:
         if group != (row["op"], row["size"]):
             group, ours = (row["op"], row["size"]), None
-            letters = {"slstm": "B T H V", "sLSTM layer": "B T D", "mlstm": "B H T K V"}[row["op"]]
             size = ", ".join(map(str, row["size"]))
-            text += f"\n**{row['op']}** ({letters}) = ({size})\n\n"
+            text += f"\n**{row['op']}** ({LETTERS[row['op']]}) = ({size})\n\n"
             text += "| | forward, ms | both, ms | times ours | share |\n|---|---|---|---|---|\n"
         if row.get("missing"):
             text += f"| {row['what']} | not installed | | | |\n"
@@ -105,14 +106,132 @@ def speed(document: dict[str, Any]) -> str:
             f"| {row['what']} | {row['forward_ms']:.2f} | {row['both_ms']:.2f} "
             f"| {row['both_ms'] / ours['both_ms']:.2f} | {share} |\n"
         )
-    source = _source(document, "ops").replace("](benchmarks", "](../benchmarks")
-    return f"{text}\n({source})\n"
+    if "lengths" in results:
+        text += _lengths(results["lengths"]) + _small(results["small"])
+    return f"{text}\n({_source_above(document, 'ops')})\n"
+
+
+def _lengths(rows: list[dict[str, Any]]) -> str:
+    batch, heads, _, key, value = rows[0]["size"]
+    text = (
+        f"\n### Linear in T\n\nThe native mlstm, (B H K V) = ({batch}, {heads}, {key}, {value}), "
+        f"forward and backward. Of a linear cost, every step of time costs the same.\n\n"
+        f"| T | both, ms | us a step of time | times T = {rows[0]['size'][2]:,} |\n"
+        f"|---|---|---|---|\n"
+    )
+    for row in rows:
+        text += f"| {row['size'][2]:,} | {row['both_ms']:.2f} | {row['microseconds_per_step']:.2f} "
+        text += f"| {row['times_first']:.2f} |\n"
+    return text
+
+
+def _small(rows: list[dict[str, Any]]) -> str:
+    """A line a size: the native kernel, and the fastest backend in plain PyTorch."""
+    text = (
+        "\n### Small calls\n\nFew steps of small heads with a memory to go on from, as in "
+        "decoding, us. *Plain*: the fastest backend in plain PyTorch. *Times*: its time over the "
+        "native one; below 1 the native one loses.\n"
+    )
+    sizes: dict[tuple[str, tuple[int, ...]], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        sizes.setdefault((row["op"], tuple(row["size"])), {})[row["what"]] = row
+    for op in ("mlstm", "slstm"):
+        text += (
+            f"\n| {op}: {LETTERS[op]} | forward | plain | times | both | plain | times |\n"
+            f"|---|---|---|---|---|---|---|\n"
+        )
+        for size in (size for name, size in sizes if name == op):
+            backends = sizes[op, size]
+            text += f"| {' '.join(map(str, size))} |"
+            for field in ("forward_ms", "both_ms"):
+                native = backends["native"][field]
+                plain = min(row[field] for name, row in backends.items() if name != "native")
+                text += f" {1e3 * native:.0f} | {1e3 * plain:.0f} | {plain / native:.2f} |"
+            text += "\n"
+    return text
+
+
+def training(document: dict[str, Any]) -> str:
+    """The models benchmark: a table of times, a table of memory."""
+    results = document["results"]
+    return (
+        f"## A training step of a language model\n\n"
+        f"{_machine(document)}. Tokens per second through forward, cross entropy of the next byte, "
+        f"backward and a fused AdamW update, in float32, vocabulary 257, width 256, every model "
+        f"within 3 % of the same number of parameters. In brackets the time of a step over that of "
+        f"ours, the first row: above 1 is slower than ours. A cell without a figure was not run: "
+        f"it would take minutes. xlstm's model is the very one that ours is; transformers' xLSTM "
+        f"has no sLSTM, and trains with `use_cache=False` only; its Mamba runs without "
+        f"`mamba_ssm`, which needs CUDA.\n\n"
+        f"{_steps(results['steps'])}\n"
+        f"### Memory of a training step\n\n"
+        f"MB by which the process grows at its peak, batch 1, each figure from a process of its "
+        f"own that has trained a step of 64 tokens before. The parameters and AdamW's averages are "
+        f"not in it, the gradients are. Freed blocks of 64 kB and more go back to the system at "
+        f"once (`MALLOC_MMAP_THRESHOLD_`); with glibc's own choice all need more.\n\n"
+        f"{_memory(results['memory'])}\n"
+        f"({_source_above(document, 'models')})\n"
+    )
+
+
+def _steps(rows: list[dict[str, Any]]) -> str:
+    cells: dict[str, dict[tuple[int, int], str]] = {}
+    parameters = {}
+    for row in rows:
+        cell = "not installed"
+        if not row.get("missing"):
+            cell = f"{row['tokens_per_second']:,} ({row['times']:.2f})"
+            parameters[row["what"]] = f"{row['parameters'] / 1e6:.2f} M"
+        cells.setdefault(row["what"], {})[row["B"], row["T"]] = cell
+    sizes = list(dict.fromkeys((row["B"], row["T"]) for row in rows))
+    heads = [f"{batch} x {time:,}" for batch, time in sizes]
+    lines = [
+        [what, parameters.get(what, ""), *(by_size.get(size, "") for size in sizes)]
+        for what, by_size in cells.items()
+    ]
+    return _table(["B x T", "parameters", *heads], lines)
+
+
+def _memory(rows: list[dict[str, Any]]) -> str:
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        line = cells.setdefault(row["what"], [])
+        line.append("not installed" if row.get("missing") else f"{row['peak_megabytes']:,.0f}")
+    per_token = {
+        row["what"]: f"{row['kilobytes_per_token']:.0f}" for row in rows if not row.get("missing")
+    }  # the last, so that of the longest
+    times = list(dict.fromkeys(row["T"] for row in rows if not row.get("missing")))
+    heads = [f"T {time:,}" for time in times]
+    lines = [
+        [what, *line, *[""] * (len(times) - len(line)), per_token.get(what, "")]
+        for what, line in cells.items()
+    ]
+    return _table(["", *heads, f"kB a token, T {times[-1]:,}"], lines)
+
+
+def _table(heads: list[str], lines: list[list[str]]) -> str:
+    rows = [heads, ["---"] * len(heads), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _source_above(document: dict[str, Any], name: str) -> str:
+    return _source(document, name).replace("](benchmarks", "](../benchmarks")
+
+
+def speed_page() -> str:
+    """docs/speed.md."""
+    text = (
+        "# Speed on a CPU\n\nMade by `benchmarks/render.py`. Medians, candidates in turn; "
+        "compare ratios within a table.\n\n"
+    )
+    if MODELS.exists():
+        text += training(json.loads(MODELS.read_text())) + "\n"
+    return text + speed(json.loads((ROOT / "benchmarks/results/ops.json").read_text()))
 
 
 if __name__ == "__main__":
     readme, page = ROOT / "README.md", ROOT / "docs" / "speed.md"
-    ops = json.loads((ROOT / "benchmarks/results/ops.json").read_text())
-    made = {readme: rendered(readme.read_text()), page: speed(ops)}
+    made = {readme: rendered(readme.read_text()), page: speed_page()}
     if "--check" in sys.argv:
         sys.exit(any(path.read_text() != text for path, text in made.items()))
     for path, text in made.items():

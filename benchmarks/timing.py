@@ -10,26 +10,29 @@ import torch
 
 
 def medians(
-    candidates: dict[str, Callable[[], object]], repeats: int = 7, budget: float = 20.0
+    candidates: dict[str, Callable[[], object]],
+    repeats: int = 7,
+    budget: float = 2.0,
+    least: int = 3,
 ) -> dict[str, float]:
     """Median seconds of each candidate, run in turn so that what else happens hits all alike.
 
     Args:
         candidates: Name to what is timed.
         repeats: Rounds, after one that warms up.
-        budget: Seconds after which no further round begins; at least three are run.
+        budget: Seconds a candidate may take in all before it sits out the rounds that are left.
+        least: Times each is measured however long it takes. With 0, the round that warms up is all
+            there is of a candidate that it takes over the budget.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    began = time.perf_counter()
     for round_ in range(repeats + 1):
         for name, run in candidates.items():
+            if round_ > least and sum(times[name]) > budget:
+                continue
             start = time.perf_counter()
             run()
-            if round_:
-                times[name].append(time.perf_counter() - start)
-        if round_ >= 3 and time.perf_counter() - began > budget:
-            break
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken[1:] or taken) for name, taken in times.items()}
 
 
 def with_gradients(
