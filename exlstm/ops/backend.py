@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import head_norm_native, native
+from exlstm.ops.head_norm_reference import head_norm_reference
 from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
@@ -64,6 +65,10 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation("native", slstm_native, native.refuse),
         Implementation("sequential", slstm_sequential),
         Implementation("reference", slstm_recurrent),
+    ),
+    "head_norm": (
+        Implementation("native", head_norm_native.head_norm_native, head_norm_native.refuse),
+        Implementation("reference", head_norm_reference),
     ),
 }
 
