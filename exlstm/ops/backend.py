@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import head_norm_native, native
 from exlstm.ops.conv_native import conv_native
 from exlstm.ops.conv_reference import conv_reference
+from exlstm.ops.head_norm_reference import head_norm_reference
 from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
@@ -70,6 +71,10 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "causal_conv1d": (
         Implementation("native", conv_native, native.refuse),
         Implementation("reference", conv_reference),
+    ),
+    "head_norm": (
+        Implementation("native", head_norm_native.head_norm_native, head_norm_native.refuse),
+        Implementation("reference", head_norm_reference),
     ),
 }
 

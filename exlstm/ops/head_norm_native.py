@@ -1,0 +1,135 @@
+"""The head norm by the compiled CPU kernels of `head_norm_cpu.cpp`, as one registered op."""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from exlstm.ops import native
+from exlstm.shapes import Float
+
+_INPUTS = "Tensor h, Tensor weight, Tensor? gate, Tensor? skip, Tensor? skipped"
+
+# Kept for the backward pass: of each head its mean, in two parts, and 1 / std.
+torch.library.define(
+    "exlstm::head_norm_forward", f"({_INPUTS}, float eps, str activation) -> (Tensor, Tensor)"
+)
+# A gradient of what is absent is empty.
+torch.library.define(
+    "exlstm::head_norm_backward",
+    f"({_INPUTS}, Tensor kept, Tensor dy, str activation) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def refuse(h: Tensor, *others: Tensor) -> str | None:
+    """Why the kernels cannot run the op on these tensors, or `None` if they can."""
+    if h.dtype not in (torch.float32, torch.float64):
+        return f"it is for float32 and float64, not {h.dtype}"
+    for tensor in others:
+        if tensor.dtype != h.dtype:
+            return f"it is for one dtype, not {h.dtype} with {tensor.dtype}"
+    if torch.is_autocast_enabled("cpu"):
+        return "under autocast PyTorch chooses the dtype of each operation"
+    return native.refuse(h, *others)
+
+
+def head_norm_native(
+    h: Float[Tensor, "B T H V"],
+    weight: Float[Tensor, " X"],
+    eps: float,
+    gate: Float[Tensor, "B T X"] | None,
+    activation: str,
+    skip: Float[Tensor, " X"] | None,
+    skipped: Float[Tensor, "B T X"] | None,
+) -> Float[Tensor, "B T X"]:
+    """The head norm by the compiled kernels."""
+    inputs = (h, weight, gate, skip, skipped)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        return _HeadNorm.apply(*inputs, eps, activation)
+    return torch.ops.exlstm.head_norm_forward.default(*inputs, eps, activation)[0]
+
+
+class _HeadNorm(torch.autograd.Function):
+    # Without `setup_context`, which costs more than this op does on little data.
+    @staticmethod
+    def forward(ctx, h, weight, gate, skip, skipped, eps, activation):
+        inputs = (h, weight, gate, skip, skipped)
+        y, kept = torch.ops.exlstm.head_norm_forward.default(*inputs, eps, activation)
+        ctx.save_for_backward(*inputs, kept)
+        ctx.activation = activation
+        return y
+
+    @staticmethod
+    def backward(ctx, *d_outputs):
+        gradients = torch.ops.exlstm.head_norm_backward.default(
+            *ctx.saved_tensors, *d_outputs, ctx.activation
+        )
+        wanted = zip(gradients, ctx.needs_input_grad[:5], strict=True)
+        return *(gradient if needed else None for gradient, needed in wanted), None, None
+
+
+@torch.library.impl("exlstm::head_norm_forward", "cpu")
+def _forward(h, weight, gate, skip, skipped, eps, activation):
+    outputs = _forward_fake(h, weight, gate, skip, skipped, eps, activation)
+    batch, time, heads, value = h.shape
+    h, weight, skip = h.contiguous(), weight.contiguous(), _contiguous(skip)
+    gate, skipped = _even(gate), _even(skipped)
+    native.call(
+        "head_norm_forward", h.dtype, batch * time, heads, value, _bits(eps), activation == "silu",
+        h, weight, *_rows(gate), skip, *_rows(skipped), *outputs,
+    )  # fmt: skip
+    return outputs
+
+
+@torch.library.impl("exlstm::head_norm_backward", "cpu")
+def _backward(h, weight, gate, skip, skipped, kept, dy, activation):
+    gradients = _backward_fake(h, weight, gate, skip, skipped, kept, dy, activation)
+    batch, time, heads, value = h.shape
+    h, weight, skip = h.contiguous(), weight.contiguous(), _contiguous(skip)
+    gate, skipped, dy = _even(gate), _even(skipped), _even(dy)
+    native.call(
+        "head_norm_backward", h.dtype, batch * time, heads, value, activation == "silu",
+        h, weight, *_rows(gate), skip, *_rows(skipped), kept, *_rows(dy),
+        *(d if d.numel() else None for d in gradients),
+    )  # fmt: skip
+    return gradients
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _even(x: Tensor | None) -> Tensor | None:
+    """The same values, the rows one distance apart: as they are, where that holds."""
+    if x is None:
+        return None
+    per_batch, per_step, one = x.stride()
+    batch, time, _ = x.shape
+    even = batch == 1 or time == 1 or per_batch == time * per_step
+    return x if even and one == 1 else x.contiguous()
+
+
+def _rows(x: Tensor | None) -> tuple[int, int]:
+    """Where the rows of an even tensor are, and how far apart."""
+    return (0, 0) if x is None else (x.data_ptr(), x.stride(1 if x.shape[1] > 1 else 0))
+
+
+@cache
+def _bits(x: float) -> int:
+    return struct.unpack("q", struct.pack("d", x))[0]
+
+
+@torch.library.register_fake("exlstm::head_norm_forward")
+def _forward_fake(h, weight, gate, skip, skipped, eps, activation):
+    batch, time, heads, value = h.shape
+    return h.new_empty(batch, time, heads * value), h.new_empty(batch, time, heads, 3)
+
+
+@torch.library.register_fake("exlstm::head_norm_backward")
+def _backward_fake(h, weight, gate, skip, skipped, kept, dy, activation):
+    inputs = (h, weight, gate, skip, skipped)
+    return tuple(h.new_empty((0,) if x is None else x.shape) for x in inputs)
