@@ -1,22 +1,15 @@
-"""The compiled kernels: every instruction set this machine has, threads, and life without them."""
+"""How the compiled kernels are found and called, and life without them."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-from exlstm.ops import BackendError, backends, explain, native, slstm
-from exlstm.testing import OPS, Case, check_contract, make_inputs, run
+from exlstm.ops import BackendError, explain, native, slstm
+from exlstm.testing import Case, make_inputs
 
-WITH_NATIVE = [op for op in OPS if "native" in backends(op)]
-CASES = [
-    Case(name="isa", B=5, T=9, H=3, K=17, V=19, state=True, mask=True, reset=True),
-    Case(name="isa-extreme", T=67, H=3, K=8, V=33, gates="extreme", state=True, activation="silu"),
-]
 needs_kernels = pytest.mark.skipif(native.library() is None, reason=str(native.reason()))
 
 
@@ -25,58 +18,6 @@ def python(code: str, isa: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
-
-
-@needs_kernels
-@pytest.mark.parametrize("isa", native.LEVELS)
-def test_instruction_sets(isa: str) -> None:
-    """The contract on each library this processor runs, loaded in a process of its own."""
-    code = (
-        "import sys\nfrom exlstm.ops import native\n"
-        "native.library() or sys.exit('no: ' + native.reason())\n"
-        f"sys.path.append({str(Path(__file__).parent)!r})\n"
-        "import test_native\ntest_native.contract()"
-    )
-    done = python(code, isa)
-    if done.stderr.startswith("no: "):
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-
-
-def contract() -> None:
-    """What `test_instruction_sets` runs, with all memory that is not written poisoned."""
-    torch.use_deterministic_algorithms(True)
-    for op in WITH_NATIVE:
-        for case in CASES:
-            for dtype in (torch.float64, torch.float32):
-                check_contract(op, case, dtype, "native")
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@needs_kernels
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("batch", "heads"), [(7, 1), (2, 3), (1, 5), (2, 13), (1, 13)])
-@pytest.mark.parametrize("op", WITH_NATIVE)
-def test_any_number_of_threads_gives_the_same_bits(
-    op: str, batch: int, heads: int, dtype: torch.dtype
-) -> None:
-    size = {"B": batch, "H": heads, "T": 70, "K": 32, "V": 40}
-    case = Case(name="threads", state=True, mask=True, activation="silu", **size)
-    inputs = make_inputs(op, case, dtype)
-    results = []
-    for count in (1, 2, 3, 1):
-        torch.set_num_threads(count)
-        results.append(run(OPS[op], inputs, backend="native"))
-    for other in results[1:]:
-        for name, tensor in results[0].items():
-            assert torch.equal(tensor, other[name]), name
 
 
 @needs_kernels
