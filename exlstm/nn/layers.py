@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from exlstm.nn import init
 from exlstm.ops import causal_conv1d
+from exlstm.ops.head_norm import head_norm
 from exlstm.shapes import Bool, Float
 
 
@@ -44,6 +45,8 @@ def soft_cap(x: Float[Tensor, "*S"], cap: float | None) -> Float[Tensor, "*S"]:
 class HeadNorm(nn.Module):
     """Layer normalisation of each head's output by itself, then the heads side by side.
 
+    A skip and a gate may follow; see `exlstm.ops.head_norm`.
+
     Args:
         num_heads: Number of heads, H.
         head_size: Size of each, V.
@@ -60,8 +63,19 @@ class HeadNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_heads * head_size))
 
-    def forward(self, h: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H*V"]:
-        return F.layer_norm(h, (self.head_size,), eps=self.eps).flatten(-2) * self.weight
+    def forward(
+        self,
+        h: Float[Tensor, "B T H V"],
+        *,
+        gate: Float[Tensor, "B T H*V"] | None = None,
+        activation: Literal["silu", "sigmoid"] = "silu",
+        skip: Float[Tensor, "H*V"] | None = None,
+        skipped: Float[Tensor, "B T H*V"] | None = None,
+    ) -> Float[Tensor, "B T H*V"]:
+        return head_norm(
+            h, self.weight, eps=self.eps,
+            gate=gate, activation=activation, skip=skip, skipped=skipped,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"head_size={self.head_size}, eps={self.eps}"

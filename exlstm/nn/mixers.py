@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exlstm.nn import init
@@ -130,7 +129,7 @@ class MLSTMMixer(nn.Module):
             q, k, v, i, f, cell,
             mask=mask, reset=reset, input_gate=self.input_gate, forget_gate=self.forget_gate,
         )  # fmt: skip
-        y = self.down((self.norm(h) + self.skip * u_conv) * F.silu(g))
+        y = self.down(self.norm(h, gate=g, skip=self.skip, skipped=u_conv))
         return y, MixerState(cell, conv)
 
 
@@ -216,7 +215,8 @@ class MLSTMMixer7B(nn.Module):
             q, k, v, i, f, cell,
             mask=mask, reset=reset, input_gate=self.input_gate, forget_gate=self.forget_gate,
         )  # fmt: skip
-        return self.out(torch.sigmoid(self.o(x)) * self.norm(h)), MixerState(cell, _no_conv(x))
+        y = self.out(self.norm(h, gate=self.o(x), activation="sigmoid"))
+        return y, MixerState(cell, _no_conv(x))
 
 
 class SLSTMMixer(nn.Module):

@@ -77,10 +77,10 @@ def _forward(h, weight, gate, skip, skipped, eps, activation):
     outputs = _forward_fake(h, weight, gate, skip, skipped, eps, activation)
     batch, time, heads, value = h.shape
     h, weight, skip = h.contiguous(), weight.contiguous(), _contiguous(skip)
-    gate, skipped = _even(gate), _even(skipped)
+    (gate, *gate_rows), (skipped, *skipped_rows) = _rows(gate), _rows(skipped)
     native.call(
         "head_norm_forward", h.dtype, batch * time, heads, value, _bits(eps), activation == "silu",
-        h, weight, *_rows(gate), skip, *_rows(skipped), *outputs,
+        h, weight, *gate_rows, skip, *skipped_rows, *outputs,
     )  # fmt: skip
     return outputs
 
@@ -90,10 +90,11 @@ def _backward(h, weight, gate, skip, skipped, kept, dy, activation):
     gradients = _backward_fake(h, weight, gate, skip, skipped, kept, dy, activation)
     batch, time, heads, value = h.shape
     h, weight, skip = h.contiguous(), weight.contiguous(), _contiguous(skip)
-    gate, skipped, dy = _even(gate), _even(skipped), _even(dy)
+    (gate, *gate_rows), (skipped, *skipped_rows) = _rows(gate), _rows(skipped)
+    dy, *dy_rows = _rows(dy)
     native.call(
         "head_norm_backward", h.dtype, batch * time, heads, value, activation == "silu",
-        h, weight, *_rows(gate), skip, *_rows(skipped), kept, *_rows(dy),
+        h, weight, *gate_rows, skip, *skipped_rows, kept, *dy_rows,
         *(d if d.numel() else None for d in gradients),
     )  # fmt: skip
     return gradients
@@ -103,19 +104,12 @@ def _contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def _even(x: Tensor | None) -> Tensor | None:
-    """The same values, the rows one distance apart: as they are, where that holds."""
+def _rows(x: Tensor | None) -> tuple[Tensor | None, int, int]:
+    """Rows an even distance apart, to be kept alive; where they are, and that distance."""
     if x is None:
-        return None
-    per_batch, per_step, one = x.stride()
-    batch, time, _ = x.shape
-    even = batch == 1 or time == 1 or per_batch == time * per_step
-    return x if even and one == 1 else x.contiguous()
-
-
-def _rows(x: Tensor | None) -> tuple[int, int]:
-    """Where the rows of an even tensor are, and how far apart."""
-    return (0, 0) if x is None else (x.data_ptr(), x.stride(1 if x.shape[1] > 1 else 0))
+        return None, 0, 0
+    x, step = native.steps(x)
+    return x, x.data_ptr(), step
 
 
 @cache
