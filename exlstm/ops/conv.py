@@ -52,6 +52,7 @@ def causal_conv1d(
         BackendError: `backend` was named and cannot run these inputs; the message says why.
 
     Example:
+        >>> import torch
         >>> x, weight = torch.ones(1, 3, 2), torch.ones(2, 4)
         >>> y, state = causal_conv1d(x, weight)
         >>> y[0, :, 0], state.shape
@@ -74,8 +75,7 @@ def causal_conv1d(
     else:
         check_shapes("causal_conv1d", sizes, dtype, state=(state, f"B {width - 1} D"))
 
-    # Autocast changes none of what runs below, and to switch it off would cost a decoding step more
-    # than the kernel does.
+    # Autocast changes nothing that runs below, so a decoding step need not wait for it to be off.
     bias = bias if bias is None else bias.to(dtype)
     y, last = run(x.to(dtype), weight.to(dtype), bias, state, mask, reset, activation)
     return y.to(x.dtype), last
