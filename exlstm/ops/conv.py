@@ -75,8 +75,7 @@ def causal_conv1d(
     else:
         check_shapes("causal_conv1d", sizes, dtype, state=(state, f"B {width - 1} D"))
 
-    # Autocast changes none of what runs below, and to switch it off would cost a decoding step more
-    # than the kernel does.
+    # Autocast changes nothing that runs below, so a decoding step need not wait for it to be off.
     bias = bias if bias is None else bias.to(dtype)
     y, last = run(x.to(dtype), weight.to(dtype), bias, state, mask, reset, activation)
     return y.to(x.dtype), last

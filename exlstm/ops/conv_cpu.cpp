@@ -19,7 +19,7 @@ namespace {
 template <typename S>
 constexpr int64_t BLOCK = 2048 / sizeof(S);
 
-// The processor does not see by itself that the next steps' rows come next. As far ahead as this:
+// Steps ahead whose rows are fetched: a row is too short for the processor to foresee the next one.
 constexpr int64_t AHEAD = 2;
 
 // Steps whose part of a weight's gradient is summed before it joins the total: a long sequence of

@@ -11,7 +11,7 @@ from exlstm.shapes import Bool, Float
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? mask, Tensor? reset"
 
 torch.library.define("exlstm::conv_forward", f"({_INPUTS}, bool silu) -> (Tensor, Tensor)")
-# To the gradients of x, weight, state and bias; the last is there without a bias too.
+# To the gradients of x, weight, bias (also where there is none) and state.
 torch.library.define(
     "exlstm::conv_backward",
     f"({_INPUTS}, bool silu, Tensor dy, Tensor d_last) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -46,11 +46,11 @@ class _Conv(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, dy, d_last):
-        saved = ctx.saved_tensors  # read once: activation checkpointing insists
-        gradients = torch.ops.exlstm.conv_backward(*saved, ctx.silu, dy, d_last)
+    def backward(ctx, *d_outputs):
+        inputs = ctx.saved_tensors  # to be read once: under checkpointing they are gone after it
+        gradients = torch.ops.exlstm.conv_backward(*inputs, ctx.silu, *d_outputs)
         dx, d_weight, d_bias, d_state = gradients
-        return dx, d_weight, None if saved[2] is None else d_bias, d_state, None, None, None
+        return dx, d_weight, None if inputs[2] is None else d_bias, d_state, None, None, None
 
 
 def _side_by_side(x: Tensor) -> Tensor:
