@@ -55,6 +55,7 @@ def head_norm(
         dtype of the inputs; of mixed ones and under autocast, as PyTorch's own operations do.
 
     Example:
+        >>> import torch
         >>> h, gate = torch.randn(2, 10, 4, 8), torch.randn(2, 10, 32)
         >>> head_norm(h, torch.ones(32), eps=1e-5, gate=gate).shape
         torch.Size([2, 10, 32])
