@@ -60,9 +60,12 @@ def head_norm(
         >>> head_norm(h, torch.ones(32), eps=1e-5, gate=gate).shape
         torch.Size([2, 10, 32])
     """
-    sizes = check_shapes("head_norm", h=(h, "B T H V"))
-    channels = (sizes["H"] * sizes["V"],)
-    steps = (sizes["B"], sizes["T"], *channels)
+    # Asked each time, `check_shapes` would be a tenth of a decoding step's head norm.
+    if h.ndim != 4 or h.numel() == 0 or not h.is_floating_point():
+        check_shapes("head_norm", h=(h, "B T H V"))
+    batch, time, heads, value = h.shape
+    channels = (heads * value,)
+    steps = (batch, time, heads * value)
     tensors = [h]
     for name, tensor, shape in (
         ("weight", weight, channels),
