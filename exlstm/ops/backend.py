@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import block_linear_native, native
+from exlstm.ops.block_linear_reference import block_linear_reference
 from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
@@ -64,6 +65,12 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation("native", slstm_native, native.refuse),
         Implementation("sequential", slstm_sequential),
         Implementation("reference", slstm_recurrent),
+    ),
+    "block_linear": (
+        Implementation(
+            "native", block_linear_native.block_linear_native, block_linear_native.refuse
+        ),
+        Implementation("reference", block_linear_reference),
     ),
 }
 
