@@ -70,10 +70,10 @@ class _BlockLinear(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx, *d_outputs):
         tensors, parts = ctx.saved_tensors, len(ctx.source)
         dx, dw, db = torch.ops.exlstm.block_linear_backward(
-            tensors[:-parts], ctx.source, tensors[-parts:], dy, ctx.order
+            tensors[:-parts], ctx.source, tensors[-parts:], *d_outputs, ctx.order
         )
         return None, None, db if ctx.has_bias else None, *dx, *dw
 
@@ -98,7 +98,7 @@ def _as_rows(x: Tensor) -> tuple[Tensor, int]:
     return x, x.stride(1)
 
 
-def _maps(inputs, source, weights, order, dx=None, dw=None) -> tuple[Tensor, list[Tensor]]:
+def _maps(inputs, source, weights, order, gradients=None) -> tuple[Tensor, list[Tensor]]:
     """The table that the kernels read, a row a part (`Map` in `block_linear_maps.hpp`).
 
     With it come the tensors whose addresses stand in it, to be kept until the kernel is done.
@@ -110,13 +110,13 @@ def _maps(inputs, source, weights, order, dx=None, dw=None) -> tuple[Tensor, lis
     for part, (which, w) in enumerate(zip(source, weights, strict=True)):
         _, out_size, in_size = w.shape
         x, x_stride = rows[which]
-        by_part = order == "parts"
-        place = (offset, out_size if by_part else outs)
-        gradients = (
-            (dx[which].data_ptr(), int(which in seen), dw[part].data_ptr()) if dx else (0,) * 3
-        )
-        table.append((in_size, out_size, x.data_ptr(), x_stride, w.data_ptr(), *place, *gradients))
-        offset += blocks * out_size if by_part else out_size
+        place = (offset, out_size if order == "parts" else outs)
+        to = (0, 0, 0)
+        if gradients is not None:
+            dx, dw = gradients
+            to = (dx[which].data_ptr(), int(which in seen), dw[part].data_ptr())
+        table.append((in_size, out_size, x.data_ptr(), x_stride, w.data_ptr(), *place, *to))
+        offset += blocks * out_size if order == "parts" else out_size
         seen.add(which)
     return torch.tensor(table, dtype=torch.int64), [*weights, *(x for x, _ in rows)]
 
@@ -133,7 +133,7 @@ def _forward(inputs, source, weights, bias, order):
 @torch.library.impl("exlstm::block_linear_backward", "cpu")
 def _backward(inputs, source, weights, dy, order):
     dx, dw, db = _backward_fake(inputs, source, weights, dy, order)
-    maps, _kept = _maps(inputs, source, weights, order, dx, dw)
+    maps, _kept = _maps(inputs, source, weights, order, (dx, dw))
     native.call("block_linear_backward", dy.dtype, *_sizes(dy, weights), maps, dy.contiguous(), db)
     return dx, dw, db
 
