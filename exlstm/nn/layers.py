@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from exlstm.nn import init
 from exlstm.ops import causal_conv1d
+from exlstm.ops.block_linear import block_linear
 from exlstm.ops.head_norm import head_norm
 from exlstm.shapes import Bool, Float
 
@@ -84,6 +85,8 @@ class HeadNorm(nn.Module):
 class BlockLinear(nn.Module):
     """A linear map by a block-diagonal matrix: each block of channels maps to its own block.
 
+    Mixers write the results of several into one tensor by `exlstm.ops.block_linear`.
+
     Args:
         num_blocks: Number of blocks.
         in_size: Channels of each block that go in.
@@ -99,9 +102,7 @@ class BlockLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_blocks, out_size, in_size))
 
     def forward(self, x: Float[Tensor, "B T X"]) -> Float[Tensor, "B T Y"]:
-        num_blocks, _, in_size = self.weight.shape
-        blocks = x.unflatten(-1, (num_blocks, in_size))
-        return torch.einsum("btni,noi->btno", blocks, self.weight).flatten(-2)
+        return block_linear((x,), (self.weight,), order="parts")
 
     def extra_repr(self) -> str:
         num_blocks, out_size, in_size = self.weight.shape

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from exlstm.nn import init
 from exlstm.nn.layers import BlockLinear, CausalConv1d, HeadNorm, check_divides, soft_cap
 from exlstm.ops import mlstm, slstm
+from exlstm.ops.block_linear import block_linear
 from exlstm.ops.checks import check_choice, compute_dtype
 from exlstm.ops.mlstm_reference import ForgetGate, InputGate
 from exlstm.shapes import Bool, Float
@@ -122,9 +123,10 @@ class MLSTMMixer(nn.Module):
         cell, conv = (None, None) if state is None else state
         u, g = self.up(x).chunk(2, dim=-1)
         u_conv, conv = self.conv(u, conv, mask=mask, reset=reset)
-        q, k, v = self.q(u_conv), self.k(u_conv), self.v(u)
-        i, f = gate_values(self.gates, torch.cat((q, k, v), dim=-1)).chunk(2, dim=-1)
-        q, k, v = (_heads(part, self.num_heads) for part in (q, k, v))
+        weights = (self.q.weight, self.k.weight, self.v.weight)
+        qkv = block_linear((u_conv, u_conv, u), weights, order="parts")
+        i, f = gate_values(self.gates, qkv).chunk(2, dim=-1)
+        q, k, v = (_heads(part, self.num_heads) for part in qkv.chunk(3, dim=-1))
         h, cell = mlstm(
             q, k, v, i, f, cell,
             mask=mask, reset=reset, input_gate=self.input_gate, forget_gate=self.forget_gate,
@@ -300,11 +302,9 @@ class SLSTMMixer(nn.Module):
             u, conv = x, _no_conv(x)
         else:
             u, conv = self.conv(x, conv, mask=mask, reset=reset)
-        halves = (
-            _heads(layer(part), self.num_heads).unflatten(-1, (2, -1))
-            for layer, part in ((self.if_gates, u), (self.zo_gates, x))
-        )
-        gates = torch.cat(tuple(halves), dim=-2) + self.bias  # B T H G V
+        weights = (self.if_gates.weight, self.zo_gates.weight)
+        gates = block_linear((u, x), weights, self.bias.flatten(1), order="blocks")
+        gates = gates.unflatten(-1, (4, -1))  # B T H G V
         h, cell = slstm(gates, self.r, cell, mask=mask, reset=reset, forget_gate=self.forget_gate)
         return self.norm(h), MixerState(cell, conv)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from exlstm.ops import head_norm_native, native
+from exlstm.ops import block_linear_native, head_norm_native, native
+from exlstm.ops.block_linear_reference import block_linear_reference
 from exlstm.ops.conv_native import conv_native
 from exlstm.ops.conv_reference import conv_reference
 from exlstm.ops.head_norm_reference import head_norm_reference
@@ -75,6 +76,12 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "head_norm": (
         Implementation("native", head_norm_native.head_norm_native, head_norm_native.refuse),
         Implementation("reference", head_norm_reference),
+    ),
+    "block_linear": (
+        Implementation(
+            "native", block_linear_native.block_linear_native, block_linear_native.refuse
+        ),
+        Implementation("reference", block_linear_reference),
     ),
 }
 
