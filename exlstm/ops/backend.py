@@ -42,11 +42,14 @@ class Implementation:
         name: What `backend=` calls it.
         run: The function.
         refuse: Given the op's tensors, why this one cannot run them, or `None` if it can.
+        yields: Given the op's tensors, why one below it is faster for them, or `None` if this one
+            is. It then still runs by name.
     """
 
     name: str
     run: Callable[..., Any]
     refuse: Callable[..., str | None] = lambda *tensors: None
+    yields: Callable[..., str | None] = lambda *tensors: None
 
 
 def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
@@ -74,7 +77,12 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation("reference", conv_reference),
     ),
     "head_norm": (
-        Implementation("native", head_norm_native.head_norm_native, head_norm_native.refuse),
+        Implementation(
+            "native",
+            head_norm_native.head_norm_native,
+            head_norm_native.refuse,
+            head_norm_native.yields,
+        ),
         Implementation("reference", head_norm_reference),
     ),
     "block_linear": (
@@ -118,7 +126,9 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
         'ok'
     """
     return {
-        implementation.name: implementation.refuse(*tensors) or "ok"
+        implementation.name: implementation.refuse(*tensors)
+        or implementation.yields(*tensors)
+        or "ok"
         for implementation in _implementations(op)
     }
 
@@ -161,6 +171,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
         backend = _forced
     for implementation in _implementations(op):
         if backend not in (None, implementation.name):
+            continue
+        if backend is None and implementation.yields(*tensors):
             continue
         reason = implementation.refuse(*tensors)
         if reason is None:
