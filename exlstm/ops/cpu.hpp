@@ -81,15 +81,21 @@ EXLSTM_INLINE void store(ScalarOf<V>* p, V v) {
 template <typename T>
 EXLSTM_INLINE Vec<T> load_n(const T* p, int64_t n) {
     if (n >= lanes<T>) return load(p);
-    Vec<T> v{};
-    for (int64_t lane = 0; lane < n; ++lane) v[lane] = p[lane];
-    return v;
+    const int count = static_cast<int>(n);
+    T lane[lanes<T>];
+    for (int k = 0; k < lanes<T>; ++k) lane[k] = k < count ? p[k] : T(0);
+    return load(lane);
 }
 
 template <typename V>
 EXLSTM_INLINE void store_n(ScalarOf<V>* p, V v, int64_t n) {
     if (n >= lanes<ScalarOf<V>>) return store(p, v);
-    for (int64_t lane = 0; lane < n; ++lane) p[lane] = v[lane];
+    const int count = static_cast<int>(n);
+    ScalarOf<V> lane[lanes<ScalarOf<V>>];
+    store(lane, v);
+    for (int k = 0; k < lanes<ScalarOf<V>>; ++k) {
+        if (k < count) p[k] = lane[k];
+    }
 }
 
 template <typename V>
