@@ -36,17 +36,27 @@ def demo(document: dict[str, Any]) -> str:
 
 
 def decoding(document: dict[str, Any]) -> str:
-    results = document["results"]
-    rows = "\n".join(
-        f"| {row['context']:,} | {row['milliseconds']:.1f} | {row['state_bytes'] / 1e6:.1f} |"
-        for row in results["rows"]
+    rows = document["results"]["rows"]
+    contexts = sorted({row["context"] for row in rows if "context" in row})
+    groups: dict[tuple[str, str], dict[int | None, dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["weights"]), {})[row.get("context")] = row
+    text = (
+        f"ms per token at batch 1 on {_machine(document)}, after so many tokens, and the memory "
+        f"after the last:\n\n"
+        f"| model | weights | {' | '.join(f'{context:,}' for context in contexts)} | memory, MB |\n"
+        f"|---|---|{'---|' * len(contexts)}---|\n"
     )
-    return (
-        f"A model of {results['parameters'] / 1e6:.0f} M parameters in float32, batch 1, on "
-        f"{_machine(document)}:\n\n"
-        f"| tokens read before | ms per token | memory, MB |\n|---|---|---|\n{rows}\n\n"
-        f"({_source(document, 'decoding')})"
-    )
+    for (model, weights), found in groups.items():
+        last = list(found.values())[-1]
+        size = f" ({last['parameters'] / 1e6:.0f} M)" if "parameters" in last else ""
+        cells = []
+        for context in contexts:
+            row = found.get(context, last)
+            cells.append(row.get("missing") or f"{row['milliseconds']:.1f}")
+        memory = f"{last['state_bytes'] / 1e6:.1f}" if "state_bytes" in last else ""
+        text += f"| {model}{size} | {weights} | {' | '.join(cells)} | {memory} |\n"
+    return f"{text}\n({_source(document, 'decoding')})"
 
 
 def _machine(document: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 try:
     import tyro
@@ -38,6 +38,8 @@ class GenerateArguments:
     """Makes the text repeatable."""
     stop: tuple[str, ...] = ()
     """Strings that end the text; they are not printed."""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """How the large matrices are stored: smaller is faster, and rounds them."""
     threads: int | None = None
     """CPU threads; without it, what torch takes."""
 
@@ -57,6 +59,8 @@ class EvaluateArguments:
     """Also measure with the memory emptied every so many tokens, for each number given."""
     batch_size: int = 16
     """Documents read side by side; it does not change the result."""
+    weights: Literal["float32", "bfloat16", "int8"] = "float32"
+    """How the large matrices are stored, to measure what their rounding costs."""
     json: bool = False
     """Print the results as JSON."""
     threads: int | None = None
@@ -76,11 +80,12 @@ def _train(arguments: TrainArguments) -> None:
 
 def _generate(arguments: GenerateArguments) -> None:
     from exlstm.data import load_tokenizer, stream_text
-    from exlstm.models import generate, load_model
+    from exlstm.models import generate, load_model, quantize
 
     _set_threads(arguments.threads)
     folder = _newest_checkpoint(arguments.checkpoint)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model = quantize(model, arguments.weights)
     end = tokenizer.end_of_document
     tokens = generate(
         model,
@@ -104,11 +109,12 @@ def _evaluate(arguments: EvaluateArguments) -> None:
 
     from exlstm.data import load_tokenizer, open_token_file, read_documents
     from exlstm.evaluate import evaluate_documents
-    from exlstm.models import load_model
+    from exlstm.models import load_model, quantize
 
     _set_threads(arguments.threads)
     folder = _newest_checkpoint(arguments.checkpoint)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model = quantize(model, arguments.weights)
     if arguments.data is None:
         file = open_token_file(folder.parent / "data" / "val.bin")
         documents, num_bytes = file.documents(), file.num_bytes

@@ -136,6 +136,21 @@ def test_evaluate_measures_the_runs_validation_text_and_any_other(run, text, cap
     assert f"{whole['bits_per_byte']:.4f}" in capsys.readouterr().out
 
 
+def test_weights_are_rounded_on_demand(run, capsys):
+    bits, texts = {}, {}
+    for weights in ("float32", "bfloat16", "int8"):
+        flags = ["--prompt", "It", "--max-tokens", "9", "--seed", "2", "--weights", weights]
+        assert main(["generate", run, *flags]) == 0
+        texts[weights] = capsys.readouterr().out
+        assert main(["evaluate", run, "--json", "--weights", weights]) == 0
+        bits[weights] = json.loads(capsys.readouterr().out)["results"][0]["bits_per_byte"]
+    assert all(text.startswith("It") for text in texts.values())
+    assert main(["generate", run, *flags[:-2]]) == 0
+    assert capsys.readouterr().out == texts["float32"]
+    assert len(set(bits.values())) == 3
+    assert max(bits.values()) == pytest.approx(min(bits.values()), rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

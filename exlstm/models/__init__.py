@@ -11,3 +11,4 @@ from exlstm.models.config import xlstm_350m as xlstm_350m
 from exlstm.models.config import xlstm_760m as xlstm_760m
 from exlstm.models.generation import generate as generate
 from exlstm.models.language import XLSTMLanguageModel as XLSTMLanguageModel
+from exlstm.models.quantization import quantize as quantize

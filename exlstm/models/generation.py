@@ -94,9 +94,9 @@ def _generate(
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     tokens = torch.tensor([list(prompt)], device=device)
     first, *rest = tokens.split(PREFILL_LENGTH, dim=1)
-    logits, state = model(first)
+    logits, state = model(first, last_only=True)
     for piece in rest:
-        logits, state = model(piece, state)
+        logits, state = model(piece, state, last_only=True)
     for _ in range(max_new_tokens):
         token = sample(logits[0, -1], temperature, top_k, top_p, generator)
         if token in stop:

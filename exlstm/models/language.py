@@ -54,7 +54,7 @@ class XLSTMLanguageModel(nn.Module):
             activation_checkpointing=activation_checkpointing,
         )
         init.small_(self.embedding.weight, config.d_model)
-        self.head: nn.Linear | None = None
+        self.head: nn.Module | None = None
         if not config.tie_embeddings:
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
             init.small_(self.head.weight, config.d_model)
@@ -66,7 +66,8 @@ class XLSTMLanguageModel(nn.Module):
         *,
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
-    ) -> tuple[Float[Tensor, "B T A"], tuple[MixerState, ...]]:
+        last_only: bool = False,
+    ) -> tuple[Float[Tensor, "B _ A"], tuple[MixerState, ...]]:
         """The logits of the token after each, in float32, and the memory after the last.
 
         Args:
@@ -74,6 +75,8 @@ class XLSTMLanguageModel(nn.Module):
             state: Where to continue from; `None` is the empty memory.
             mask: Where False, the token is absent: padding on either side, or gaps.
             reset: Where True, the memory is emptied before the token: a document starts.
+            last_only: Whether to return the logits of the last token only, (B, 1, A): all that
+                generation needs, and the head is a large part of the work.
 
         Raises:
             ValueError: `tokens` is not (B, T) with T at least 1, or no integers.
@@ -85,5 +88,7 @@ class XLSTMLanguageModel(nn.Module):
             )
         x = self.dropout(self.embedding(tokens))
         x, after = self.stack(x, state, mask=mask, reset=reset)
+        if last_only:
+            x = x[:, -1:]
         logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return soft_cap(logits.float(), self.config.logit_soft_cap), after

@@ -101,13 +101,14 @@ def _start(
 ) -> MLSTMState:
     """The state to start from: the one given, checked, or the empty memory."""
     batch, heads, key, value = (sizes[letter] for letter in "BHKV")
-    c = like.new_zeros(batch, heads, key, value)
-    n = like.new_zeros(batch, heads, key)
-    m = like.new_full((batch, heads), empty_m(like.dtype) if normalised else 0.0)
     if state is None:
+        m = like.new_full((batch, heads), empty_m(like.dtype) if normalised else 0.0)
+        c, n = like.new_zeros(batch, heads, key, value), like.new_zeros(batch, heads, key)
         return MLSTMState(c, n, m)
     check_shapes(
         "mlstm state", sizes, like.dtype,
         c=(state.c, "B H K V"), n=(state.n, "B H K"), m=(state.m, "B H"),
     )  # fmt: skip
-    return state if normalised else MLSTMState(state.c, n, m)
+    if normalised:
+        return state
+    return MLSTMState(state.c, like.new_zeros(batch, heads, key), like.new_zeros(batch, heads))

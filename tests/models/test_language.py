@@ -46,6 +46,11 @@ def test_logit_cap_holds() -> None:
     assert 1.9 < logits.abs().max() <= 2.0
 
 
+def test_the_last_logits_alone_are_those_of_all() -> None:
+    model, tokens = XLSTMLanguageModel(CONFIG), torch.randint(13, (2, 5))
+    torch.testing.assert_close(model(tokens, last_only=True)[0], model(tokens)[0][:, -1:])
+
+
 def test_logits_and_states_are_float32_in_a_bfloat16_model() -> None:
     model = XLSTMLanguageModel(CONFIG).bfloat16()
     logits, state = model(torch.randint(13, (2, 5)))
