@@ -9,7 +9,11 @@ CHECKED := exlstm.ops.mlstm_reference,exlstm.ops.mlstm_chunkwise,exlstm.ops.slst
 # A process a core, a thread a process: two pools of threads on two cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 
-.PHONY: setup demo test test-all lint benchmarks clean
+# What the wheel is tested with: not what .venv has.
+PYTHON_OTHER ?= python3
+TORCH_OTHER ?= torch==2.12.1
+
+.PHONY: setup demo test test-all sanitize wheel-test lint benchmarks clean
 
 setup: .venv/installed
 
@@ -30,6 +34,12 @@ test: setup
 test-all: test
 	$(PYTEST) -m slow tests
 
+sanitize: setup
+	.ci/sanitize
+
+wheel-test: setup
+	.ci/wheel $(PYTHON_OTHER) $(TORCH_OTHER)
+
 lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -40,4 +50,4 @@ benchmarks: setup
 	cd benchmarks && ../$(BIN)/python decoding.py && ../$(BIN)/python demo.py && ../$(BIN)/python render.py
 
 clean:
-	rm -rf .venv out .pytest_cache .ruff_cache
+	rm -rf .venv out build .pytest_cache .ruff_cache
