@@ -150,7 +150,7 @@ void product(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a
     });
 }
 
-// For weights that are read too seldom to be packed.
+// Of whole vectors, for weights that are read too seldom to be packed.
 template <typename T>
 T dot(const T* a, const T* b, int64_t depth) {
     constexpr int64_t W = lanes<T>;
@@ -160,7 +160,7 @@ T dot(const T* a, const T* b, int64_t depth) {
         total[0] += load(a + k) * load(b + k);
         total[1] += load(a + k + W) * load(b + k + W);
     }
-    for (; k < depth; k += W) total[0] += load_n(a + k, depth - k) * load_n(b + k, depth - k);
+    if (k < depth) total[0] += load(a + k) * load(b + k);
     return sum(total[0] + total[1]);
 }
 
@@ -227,7 +227,9 @@ struct Large {
     };
 
     void forward(Threads threads, const T* bias, T* y) const {
-        if (maps.rows < PACK_FROM) return forward_unpacked(threads, bias, y);
+        bool whole = true;  // vectors, and so quick to read
+        for (const Map<T>& map : maps) whole = whole && map.in % W == 0;
+        if (whole && maps.rows < PACK_FROM) return forward_unpacked(threads, bias, y);
         const Weights weights(threads, maps, true);
         for_tasks(threads, [&](int64_t part, int64_t block, Rows rows) {
             const Map<T>& map = maps[part];
@@ -281,7 +283,8 @@ struct Large {
         const int64_t stride = (padded<T>(count) / W | 1) * W;  // spreads a column over the cache
         const int64_t at = map.offset + block * map.block_stride + outputs.begin;
         const int64_t most = maps.rows < DEPTH ? maps.rows : DEPTH;
-        const Scratch<T> left(most * stride), right(most * padded<T>(map.in)), bias(stride);
+        const Scratch<T> memory((most + 1) * stride + most * padded<T>(map.in));
+        T *left = memory, *bias = left + most * stride, *right = bias + stride;
         T* dw = map.dw + (block * map.out + outputs.begin) * map.in;
         for (int64_t row = 0; row < maps.rows; row += DEPTH) {
             const int64_t depth = maps.rows - row < DEPTH ? maps.rows - row : DEPTH;
