@@ -203,9 +203,15 @@ S m_before(const Backward<S>& x, const Place& at, int64_t chunk) {
 template <typename S>
 void load_chunk(const Backward<S>& x, const Place& at, int64_t i, Chunk<S>& chunk,
                 Gradients<S>& d) {
-    chunk.load_inputs(x, at, i * x.L);
-    through_division(x, at, i * x.L, chunk, d);
-    weigh_start(x, at, i * x.L, chunk, m_before(x, at, i));
+    const int64_t start = i * x.L, next = start - x.L;
+    chunk.load_inputs(x, at, start, next);
+    if (next >= 0) {
+        const int64_t from = at.step(next) * x.V, stride = x.H * x.V;
+        prefetch_rows(x.dh + from, stride, x.L, x.V);
+        prefetch_rows(x.h + from, stride, x.L, x.V);
+    }
+    through_division(x, at, start, chunk, d);
+    weigh_start(x, at, start, chunk, m_before(x, at, i));
 }
 
 // The gradient of the memory at a chunk's end, scaled to its share of the one at the start, and its

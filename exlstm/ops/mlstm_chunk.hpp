@@ -101,7 +101,8 @@ struct Chunk {
 
     int64_t rows = 0, steps = 0;  // of this chunk: whole tiles, and true
 
-    void load_inputs(const Inputs<S>& x, const Place& at, int64_t start) {
+    // `next` is the first step of the chunk that follows: memory is asked for it now.
+    void load_inputs(const Inputs<S>& x, const Place& at, int64_t start, int64_t next) {
         steps = x.T - start < x.L ? x.T - start : x.L;
         rows = round_up(steps, BLOCK<S>);
         const int64_t first = at.step(start), step = at.b * x.T + start;
@@ -114,6 +115,12 @@ struct Chunk {
         for (int64_t t = 0; t < rows; ++t) {
             log_i[t] = t < steps ? x.log_i[first + t * x.H] : -INFINITE<S>;
             segment[t] = -INFINITE<S>;
+        }
+        if (next >= 0 && next < x.T) {
+            const int64_t ahead = at.b * x.T + next;
+            prefetch_rows(x.q + ahead * x.q_step + at.head * x.K, x.q_step, steps, x.K);
+            prefetch_rows(x.k + ahead * x.k_step + at.head * x.K, x.k_step, steps, x.K);
+            prefetch_rows(x.v + ahead * x.v_step + at.head * x.row, x.v_step, steps, x.V);
         }
         log_d_start = 0;
     }

@@ -65,7 +65,7 @@ void forward_head(const Forward<S>& x, const Place& at) {
             unpack<S>(chunk.c, chunk.v_stride, x.K, x.V, S(1), x.c_starts + kept * state, x.row);
             if (x.n_starts) std::memcpy(x.n_starts + kept * x.K, chunk.n, sizeof(S) * x.K);
         }
-        chunk.load_inputs(x, at, start);
+        chunk.load_inputs(x, at, start, start + x.L);
         const int64_t rows = chunk.rows, steps = chunk.steps;
         product_with_transpose<S, Part::lower>(rows, rows, x.K, chunk.q, chunk.k_stride, chunk.k,
                                                chunk.k_stride, chunk.scores, chunk.l_stride,

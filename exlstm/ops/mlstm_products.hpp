@@ -170,6 +170,14 @@ void pack(const S* from, int64_t from_stride, int64_t rows, int64_t columns, S s
     std::memset(to, 0, sizeof(S) * to_stride * (all_rows - rows));
 }
 
+// Rows lie too far apart for the processor to see them coming.
+template <typename S>
+void prefetch_rows(const S* from, int64_t stride, int64_t rows, int64_t columns) {
+    for (int64_t r = 0; r < rows; ++r, from += stride)
+        for (int64_t x = 0; x < columns; x += 64 / static_cast<int64_t>(sizeof(S)))
+            __builtin_prefetch(from + x, 0, 2);
+}
+
 // Copy rows back, times `scale`.
 template <typename S>
 void unpack(const S* from, int64_t from_stride, int64_t rows, int64_t columns, S scale, S* to,
