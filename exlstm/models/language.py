@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exlstm.models.config import XLSTMConfig
 from exlstm.nn import MixerState, XLSTMStack, init
-from exlstm.nn.layers import soft_cap
+from exlstm.nn.layers import Linear, soft_cap
+from exlstm.ops.linear import linear
 from exlstm.shapes import Bool, Float, Int
 
 
@@ -56,7 +56,7 @@ class XLSTMLanguageModel(nn.Module):
         init.small_(self.embedding.weight, config.d_model)
         self.head: nn.Module | None = None
         if not config.tie_embeddings:
-            self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+            self.head = Linear(config.d_model, config.vocab_size, bias=False)
             init.small_(self.head.weight, config.d_model)
 
     def forward(
@@ -90,5 +90,5 @@ class XLSTMLanguageModel(nn.Module):
         x, after = self.stack(x, state, mask=mask, reset=reset)
         if last_only:
             x = x[:, -1:]
-        logits = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        logits = linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return soft_cap(logits.float(), self.config.logit_soft_cap), after

@@ -13,6 +13,7 @@ from exlstm.nn import init
 from exlstm.ops import causal_conv1d
 from exlstm.ops.block_linear import block_linear
 from exlstm.ops.head_norm import head_norm
+from exlstm.ops.linear import linear
 from exlstm.shapes import Bool, Float
 
 
@@ -41,6 +42,18 @@ def check_divides(small_name: str, small: int, large_name: str, large: int) -> N
 def soft_cap(x: Float[Tensor, "*S"], cap: float | None) -> Float[Tensor, "*S"]:
     """`cap * tanh(x / cap)`: nearly x below the cap, never above it. `None` is no cap."""
     return x if cap is None else cap * torch.tanh(x / cap)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by the fastest product that this machine has; see `exlstm.ops.linear`.
+
+    Example:
+        >>> Linear(32, 64, bias=False)(torch.randn(2, 10, 32)).shape
+        torch.Size([2, 10, 64])
+    """
+
+    def forward(self, input: Float[Tensor, "*S X"]) -> Float[Tensor, "*S Y"]:
+        return linear(input, self.weight, self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -174,9 +187,9 @@ class GatedMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.gate = nn.Linear(d_model, d_ff, bias=False)
-        self.up = nn.Linear(d_model, d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.gate = Linear(d_model, d_ff, bias=False)
+        self.up = Linear(d_model, d_ff, bias=False)
+        self.down = Linear(d_ff, d_model, bias=False)
         init.small_(self.gate.weight, d_model)
         init.small_(self.up.weight, d_model)
         init.wang_(self.down.weight, d_model, num_blocks)

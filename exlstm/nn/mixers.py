@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from exlstm.nn import init
-from exlstm.nn.layers import BlockLinear, CausalConv1d, HeadNorm, check_divides, soft_cap
+from exlstm.nn.layers import (
+    BlockLinear,
+    CausalConv1d,
+    HeadNorm,
+    Linear,
+    check_divides,
+    soft_cap,
+)
 from exlstm.ops import mlstm, slstm
 from exlstm.ops.block_linear import block_linear
 from exlstm.ops.checks import check_choice, compute_dtype
@@ -94,16 +101,16 @@ class MLSTMMixer(nn.Module):
         self.input_gate: InputGate = input_gate
         self.forget_gate: ForgetGate = forget_gate
 
-        self.up = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.up = Linear(d_model, 2 * d_inner, bias=False)
         self.conv = CausalConv1d(d_inner, conv_width, activation="silu")
         blocks = d_inner // qkv_block_size
         self.q = BlockLinear(blocks, qkv_block_size, qkv_block_size)
         self.k = BlockLinear(blocks, qkv_block_size, qkv_block_size)
         self.v = BlockLinear(blocks, qkv_block_size, qkv_block_size)
-        self.gates = nn.Linear(3 * d_inner, 2 * num_heads)
+        self.gates = Linear(3 * d_inner, 2 * num_heads)
         self.norm = HeadNorm(num_heads, d_inner // num_heads)
         self.skip = nn.Parameter(torch.ones(d_inner))
-        self.down = nn.Linear(d_inner, d_model, bias=False)
+        self.down = Linear(d_inner, d_model, bias=False)
 
         for layer in (self.up, self.q, self.k, self.v):
             init.small_(layer.weight, d_model)
@@ -186,13 +193,13 @@ class MLSTMMixer7B(nn.Module):
         self.input_gate: InputGate = input_gate
         self.forget_gate: ForgetGate = forget_gate
 
-        self.q = nn.Linear(d_model, d_qk, bias=False)
-        self.k = nn.Linear(d_model, d_qk, bias=False)
-        self.v = nn.Linear(d_model, d_model, bias=False)
-        self.gates = nn.Linear(d_model, 2 * num_heads)
-        self.o = nn.Linear(d_model, d_model, bias=False)
+        self.q = Linear(d_model, d_qk, bias=False)
+        self.k = Linear(d_model, d_qk, bias=False)
+        self.v = Linear(d_model, d_model, bias=False)
+        self.gates = Linear(d_model, 2 * num_heads)
+        self.o = Linear(d_model, d_model, bias=False)
         self.norm = HeadNorm(num_heads, d_model // num_heads, eps=1e-6)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.out = Linear(d_model, d_model, bias=False)
 
         for layer in (self.q, self.k, self.v):
             init.small_(layer.weight, d_model)

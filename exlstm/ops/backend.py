@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from exlstm.ops import block_linear_native, head_norm_native, native
+from exlstm.ops import block_linear_native, head_norm_native, linear_onednn, native
 from exlstm.ops.block_linear_reference import block_linear_reference
 from exlstm.ops.conv_native import conv_native
 from exlstm.ops.conv_reference import conv_reference
@@ -90,6 +91,12 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
             "native", block_linear_native.block_linear_native, block_linear_native.refuse
         ),
         Implementation("reference", block_linear_reference),
+    ),
+    "linear": (
+        Implementation(
+            "onednn", linear_onednn.linear_onednn, linear_onednn.refuse, linear_onednn.yields
+        ),
+        Implementation("reference", F.linear),
     ),
 }
 
