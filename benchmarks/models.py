@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,15 +31,17 @@ Logits = Callable[[Tensor], Tensor]
 """Tokens (B, T) to logits (B, T, A)."""
 
 
-def ours(context: int, activation_checkpointing: bool = False) -> tuple[nn.Module, Logits]:
+def ours(
+    recompute: Literal["mixers", "blocks"] | None,
+) -> Callable[[int], tuple[nn.Module, Logits]]:
     """xLSTM[1:1] with the blocks of the paper."""
     config = XLSTMConfig(vocab_size=VOCABULARY, d_model=WIDTH, pattern="msmsms", num_heads=HEADS)
-    model = XLSTMLanguageModel(config, activation_checkpointing=activation_checkpointing)
-    return model, lambda tokens: model(tokens)[0]
 
+    def build(context: int) -> tuple[nn.Module, Logits]:
+        model = XLSTMLanguageModel(config, activation_checkpointing=recompute)
+        return model, lambda tokens: model(tokens)[0]
 
-def ours_checkpointed(context: int) -> tuple[nn.Module, Logits]:
-    return ours(context, activation_checkpointing=True)
+    return build
 
 
 def llama(num_layers: int, d_ff: int) -> Callable[[int], tuple[nn.Module, Logits]]:
@@ -114,17 +116,25 @@ def nxai_xlstm(context: int) -> tuple[nn.Module, Logits]:
 
 
 OURS = "exlstm, xLSTM[1:1]"
-CHECKPOINTED = f"{OURS}, activation checkpointing"
+MIXERS = f"{OURS}, mixers computed again"
+BLOCKS = f"{OURS}, blocks computed again"
 MODELS: dict[str, tuple[str, Callable[[int], tuple[nn.Module, Logits]]]] = {  # with its package
-    OURS: ("exlstm", ours),
-    CHECKPOINTED: ("exlstm", ours_checkpointed),
+    OURS: ("exlstm", ours(None)),
+    MIXERS: ("exlstm", ours("mixers")),
+    BLOCKS: ("exlstm", ours("blocks")),
     "transformers Llama, 4 layers": ("transformers", llama(4, 480)),
     "transformers Llama, 3 layers": ("transformers", llama(3, 760)),
     "transformers xLSTM, 7B blocks": ("transformers", hf_xlstm),
     "xlstm, xLSTM[1:1], vanilla sLSTM": ("xlstm", nxai_xlstm),
     "transformers Mamba": ("transformers", hf_mamba),
 }
-TRANSFORMERS = [OURS, "transformers Llama, 4 layers", "transformers Llama, 3 layers"]
+TRANSFORMERS = [
+    OURS,
+    MIXERS,
+    BLOCKS,
+    "transformers Llama, 4 layers",
+    "transformers Llama, 3 layers",
+]
 LINEAR = [*TRANSFORMERS, "transformers xLSTM, 7B blocks"]
 TIMED = (  # B T, who is fast enough there
     (8, 256, [*LINEAR, "xlstm, xLSTM[1:1], vanilla sLSTM", "transformers Mamba"]),
@@ -132,7 +142,6 @@ TIMED = (  # B T, who is fast enough there
     (1, 4096, LINEAR),
     (1, 16384, TRANSFORMERS),
 )
-WEIGHED = [OURS, CHECKPOINTED, *TRANSFORMERS[1:]]
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 EXACT_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """glibc gives a block of this size or more back when it is freed. With its own choice the peak has
@@ -233,5 +242,5 @@ if __name__ == "__main__":
         sys.exit()
     require_green("tests/nn", "tests/models")
     steps = [row for batch, time, names in TIMED for row in time_rows(batch, time, names)]
-    memory = [row for name in WEIGHED for row in memory_rows(name)]
+    memory = [row for name in TRANSFORMERS for row in memory_rows(name)]
     record("models", {"steps": steps, "memory": memory})

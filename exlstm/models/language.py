@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -32,7 +33,12 @@ class XLSTMLanguageModel(nn.Module):
         (torch.Size([1, 3, 257]), torch.Size([1, 1, 257]))
     """
 
-    def __init__(self, config: XLSTMConfig, *, activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        config: XLSTMConfig,
+        *,
+        activation_checkpointing: Literal["mixers", "blocks"] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)

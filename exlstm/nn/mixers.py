@@ -6,10 +6,12 @@ All mixers have one signature, so a block does not care which it holds:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from exlstm.nn import init
 from exlstm.nn.layers import (
@@ -64,6 +66,8 @@ class MLSTMMixer(nn.Module):
         input_gate: See `exlstm.ops.mlstm`.
         forget_gate: See `exlstm.ops.mlstm`.
         num_blocks: Blocks in the model, for the initialisation.
+        recompute: Keep only the dense projections' results for the backward pass, and compute what
+            lies between them again: less memory for some time.
 
     Raises:
         ValueError: A width is not divisible as above.
@@ -90,8 +94,10 @@ class MLSTMMixer(nn.Module):
         input_gate: InputGate = "exp",
         forget_gate: ForgetGate = "sigmoid",
         num_blocks: int = 1,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         d_inner = 2 * d_model if d_inner is None else d_inner
         check_divides("num_heads", num_heads, "d_inner", d_inner)
         check_divides("qkv_block_size", qkv_block_size, "d_inner", d_inner)
@@ -127,8 +133,19 @@ class MLSTMMixer(nn.Module):
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
-        cell, conv = (None, None) if state is None else state
         u, g = self.up(x).chunk(2, dim=-1)
+        y, after = _run(self._mix, self.recompute, u, g, state, mask, reset)
+        return self.down(y), after
+
+    def _mix(
+        self,
+        u: Float[Tensor, "B T X"],
+        g: Float[Tensor, "B T X"],
+        state: MixerState | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
+    ) -> tuple[Float[Tensor, "B T X"], MixerState]:
+        cell, conv = (None, None) if state is None else state
         u_conv, conv = self.conv(u, conv, mask=mask, reset=reset)
         weights = (self.q.weight, self.k.weight, self.v.weight)
         qkv = block_linear((u_conv, u_conv, u), weights, order="parts")
@@ -138,8 +155,7 @@ class MLSTMMixer(nn.Module):
             q, k, v, i, f, cell,
             mask=mask, reset=reset, input_gate=self.input_gate, forget_gate=self.forget_gate,
         )  # fmt: skip
-        y = self.down(self.norm(h, gate=g, skip=self.skip, skipped=u_conv))
-        return y, MixerState(cell, conv)
+        return self.norm(h, gate=g, skip=self.skip, skipped=u_conv), MixerState(cell, conv)
 
 
 class MLSTMMixer7B(nn.Module):
@@ -158,6 +174,8 @@ class MLSTMMixer7B(nn.Module):
         input_gate: See `exlstm.ops.mlstm`.
         forget_gate: See `exlstm.ops.mlstm`.
         num_blocks: Blocks in the model, for the initialisation.
+        recompute: Keep only the dense projections' results for the backward pass, and compute what
+            lies between them again: less memory for some time.
 
     Raises:
         ValueError: A width is not divisible as above.
@@ -182,8 +200,10 @@ class MLSTMMixer7B(nn.Module):
         input_gate: InputGate = "exp",
         forget_gate: ForgetGate = "sigmoid",
         num_blocks: int = 1,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         d_qk = d_model // 2 if d_qk is None else d_qk
         check_divides("num_heads", num_heads, "d_model", d_model)
         check_divides("num_heads", num_heads, "d_qk", d_qk)
@@ -219,13 +239,27 @@ class MLSTMMixer7B(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         cell = None if state is None else state.cell
         q, k, v = (_heads(layer(x), self.num_heads) for layer in (self.q, self.k, self.v))
-        i, f = soft_cap(gate_values(self.gates, x), self.gate_soft_cap).chunk(2, dim=-1)
+        gates, o = gate_values(self.gates, x), self.o(x)
+        y, cell = _run(self._mix, self.recompute, q, k, v, gates, o, cell, mask, reset)
+        return self.out(y), MixerState(cell, _no_conv(x))
+
+    def _mix(
+        self,
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T H K"],
+        v: Float[Tensor, "B T H V"],
+        gates: Float[Tensor, "B T X"],
+        o: Float[Tensor, "B T D"],
+        cell: Any,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
+    ) -> tuple[Float[Tensor, "B T D"], Any]:
+        i, f = soft_cap(gates, self.gate_soft_cap).chunk(2, dim=-1)
         h, cell = mlstm(
             q, k, v, i, f, cell,
             mask=mask, reset=reset, input_gate=self.input_gate, forget_gate=self.forget_gate,
         )  # fmt: skip
-        y = self.out(self.norm(h, gate=self.o(x), activation="sigmoid"))
-        return y, MixerState(cell, _no_conv(x))
+        return self.norm(h, gate=o, activation="sigmoid"), cell
 
 
 class SLSTMMixer(nn.Module):
@@ -249,6 +283,8 @@ class SLSTMMixer(nn.Module):
             formal languages).
         block_index: Position of the block in the model, for the initialisation.
         num_blocks: Blocks in the model, for the initialisation.
+        recompute: Keep only the dense projections' results for the backward pass, and compute what
+            lies between them again: less memory for some time.
 
     Raises:
         ValueError: The width is not divisible by the heads, or an option is not as above.
@@ -273,8 +309,10 @@ class SLSTMMixer(nn.Module):
         recurrent_init: Literal["zeros", "uniform"] = "zeros",
         block_index: int = 0,
         num_blocks: int = 1,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         check_divides("num_heads", num_heads, "d_model", d_model)
         check_conv_width(conv_width, least=0)
         check_gates("exp", forget_gate)
@@ -304,6 +342,15 @@ class SLSTMMixer(nn.Module):
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
+        return _run(self._mix, self.recompute, x, state, mask, reset)
+
+    def _mix(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: MixerState | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
+    ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         cell, conv = (None, None) if state is None else state
         if self.conv is None:
             u, conv = x, _no_conv(x)
@@ -314,6 +361,13 @@ class SLSTMMixer(nn.Module):
         gates = gates.unflatten(-1, (4, -1))  # B T H G V
         h, cell = slstm(gates, self.r, cell, mask=mask, reset=reset, forget_gate=self.forget_gate)
         return self.norm(h), MixerState(cell, conv)
+
+
+def _run(function: Callable[..., Any], recompute: bool, *inputs: Any) -> Any:
+    """Call a function; with `recompute` keep nothing and call it again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)
 
 
 def gate_values(gates: nn.Linear, x: Float[Tensor, "B T X"]) -> Float[Tensor, "B T Y"]:

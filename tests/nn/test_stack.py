@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.utils._pytree import tree_flatten
@@ -38,10 +40,11 @@ def test_a_state_of_another_stack_is_refused() -> None:
         XLSTMStack(16, "mss", num_heads=2)(x, state)
 
 
-def test_activation_checkpointing_changes_no_value_and_no_gradient() -> None:
+@pytest.mark.parametrize("what", ["mixers", "blocks"])
+def test_activation_checkpointing_changes_no_value_and_no_gradient(what: Any) -> None:
     torch.manual_seed(0)
-    plain = XLSTMStack(16, "ms", num_heads=2)
-    saving = XLSTMStack(16, "ms", num_heads=2, activation_checkpointing=True)
+    plain = XLSTMStack(16, "msM", num_heads=2)
+    saving = XLSTMStack(16, "msM", num_heads=2, activation_checkpointing=what)
     saving.load_state_dict(plain.state_dict())
     x = torch.randn(2, 9, 16)
     results = []
@@ -51,6 +54,21 @@ def test_activation_checkpointing_changes_no_value_and_no_gradient() -> None:
         loss = y.square().sum() + sum(part.sum() for part in tree_flatten(state)[0])
         results.append((y, *torch.autograd.grad(loss, list(stack.parameters()))))
     torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert kept_numbers(saving, x) < kept_numbers(plain, x)
+
+
+def kept_numbers(stack: XLSTMStack, x: torch.Tensor) -> int:
+    """How many numbers a forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        stack(x)
+    return sum(kept.values())
 
 
 def test_states_stay_float32_under_autocast_and_in_bfloat16() -> None:
