@@ -32,7 +32,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def ours(
-    recompute: Literal["mixers", "blocks"] | None,
+    recompute: Literal["cheap", "blocks"] | None,
 ) -> Callable[[int], tuple[nn.Module, Logits]]:
     """xLSTM[1:1] with the blocks of the paper."""
     config = XLSTMConfig(vocab_size=VOCABULARY, d_model=WIDTH, pattern="msmsms", num_heads=HEADS)
@@ -116,11 +116,11 @@ def nxai_xlstm(context: int) -> tuple[nn.Module, Logits]:
 
 
 OURS = "exlstm, xLSTM[1:1]"
-MIXERS = f"{OURS}, mixers computed again"
+CHEAP = f"{OURS}, cheap parts computed again"
 BLOCKS = f"{OURS}, blocks computed again"
 MODELS: dict[str, tuple[str, Callable[[int], tuple[nn.Module, Logits]]]] = {  # with its package
     OURS: ("exlstm", ours(None)),
-    MIXERS: ("exlstm", ours("mixers")),
+    CHEAP: ("exlstm", ours("cheap")),
     BLOCKS: ("exlstm", ours("blocks")),
     "transformers Llama, 4 layers": ("transformers", llama(4, 480)),
     "transformers Llama, 3 layers": ("transformers", llama(3, 760)),
@@ -130,7 +130,7 @@ MODELS: dict[str, tuple[str, Callable[[int], tuple[nn.Module, Logits]]]] = {  # 
 }
 TRANSFORMERS = [
     OURS,
-    MIXERS,
+    CHEAP,
     BLOCKS,
     "transformers Llama, 4 layers",
     "transformers Llama, 3 layers",

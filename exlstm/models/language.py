@@ -37,7 +37,7 @@ class XLSTMLanguageModel(nn.Module):
         self,
         config: XLSTMConfig,
         *,
-        activation_checkpointing: Literal["mixers", "blocks"] | None = None,
+        activation_checkpointing: Literal["cheap", "blocks"] | None = None,
     ) -> None:
         super().__init__()
         self.config = config

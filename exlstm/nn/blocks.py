@@ -90,6 +90,7 @@ class SLSTMBlock(ResidualBlock):
             paper's models have; its text says 4/3).
         dropout: Share of each branch's output that is dropped in training.
         num_blocks: Blocks in the model, for the initialisation.
+        recompute: Compute all but the dense projections again in the backward pass.
         **mixer: Options of `SLSTMMixer`.
 
     Example:
@@ -108,14 +109,15 @@ class SLSTMBlock(ResidualBlock):
         d_ff: int | None = None,
         dropout: float = 0.0,
         num_blocks: int = 1,
+        recompute: bool = False,
         **mixer: Any,
     ) -> None:
         d_ff = round_up(1.3 * d_model) if d_ff is None else d_ff
         super().__init__(
             nn.LayerNorm(d_model, eps=1e-5, bias=False),
-            SLSTMMixer(d_model, num_heads, num_blocks=num_blocks, **mixer),
+            SLSTMMixer(d_model, num_heads, num_blocks=num_blocks, recompute=recompute, **mixer),
             nn.LayerNorm(d_model, eps=1e-5, bias=False),
-            GatedMLP(d_model, d_ff, activation=F.gelu, num_blocks=num_blocks),
+            GatedMLP(d_model, d_ff, activation=F.gelu, num_blocks=num_blocks, recompute=recompute),
             dropout,
         )
 
@@ -129,6 +131,7 @@ class MLSTMBlock7B(ResidualBlock):
         d_ff: Width inside the MLP, F. `None` is 8/3 D rounded up to a multiple of 64.
         dropout: Share of each branch's output that is dropped in training.
         num_blocks: Blocks in the model, for the initialisation.
+        recompute: Compute all but the dense projections again in the backward pass.
         **mixer: Options of `MLSTMMixer7B`.
 
     Example:
@@ -147,13 +150,14 @@ class MLSTMBlock7B(ResidualBlock):
         d_ff: int | None = None,
         dropout: float = 0.0,
         num_blocks: int = 1,
+        recompute: bool = False,
         **mixer: Any,
     ) -> None:
         d_ff = round_up(8 * d_model / 3) if d_ff is None else d_ff
         super().__init__(
             nn.RMSNorm(d_model, eps=1e-6),
-            MLSTMMixer7B(d_model, num_heads, num_blocks=num_blocks, **mixer),
+            MLSTMMixer7B(d_model, num_heads, num_blocks=num_blocks, recompute=recompute, **mixer),
             nn.RMSNorm(d_model, eps=1e-6),
-            GatedMLP(d_model, d_ff, activation=F.silu, num_blocks=num_blocks),
+            GatedMLP(d_model, d_ff, activation=F.silu, num_blocks=num_blocks, recompute=recompute),
             dropout,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from exlstm.nn import init
 from exlstm.ops import causal_conv1d
@@ -42,6 +43,13 @@ def check_divides(small_name: str, small: int, large_name: str, large: int) -> N
 def soft_cap(x: Float[Tensor, "*S"], cap: float | None) -> Float[Tensor, "*S"]:
     """`cap * tanh(x / cap)`: nearly x below the cap, never above it. `None` is no cap."""
     return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def run(function: Callable[..., Any], recompute: bool, *inputs: Any) -> Any:
+    """Call a function; with `recompute` keep nothing and call it again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)
 
 
 class Linear(nn.Linear):
@@ -171,6 +179,7 @@ class GatedMLP(nn.Module):
         d_ff: Width inside, F.
         activation: $\phi$, GELU in the paper's sLSTM block, SiLU in the 7B.
         num_blocks: Blocks in the model, for the initialisation.
+        recompute: Compute the product of gate and input again in the backward pass.
 
     Example:
         >>> GatedMLP(32, 64)(torch.randn(2, 10, 32)).shape
@@ -184,9 +193,11 @@ class GatedMLP(nn.Module):
         *,
         activation: Callable[[Tensor], Tensor] = F.gelu,
         num_blocks: int = 1,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
+        self.recompute = recompute
         self.gate = Linear(d_model, d_ff, bias=False)
         self.up = Linear(d_model, d_ff, bias=False)
         self.down = Linear(d_ff, d_model, bias=False)
@@ -195,4 +206,9 @@ class GatedMLP(nn.Module):
         init.wang_(self.down.weight, d_model, num_blocks)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(run(self._product, self.recompute, self.gate(x), self.up(x)))
+
+    def _product(
+        self, gate: Float[Tensor, "B T F"], up: Float[Tensor, "B T F"]
+    ) -> Float[Tensor, "B T F"]:
+        return self.activation(gate) * up

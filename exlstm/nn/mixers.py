@@ -6,12 +6,10 @@ All mixers have one signature, so a block does not care which it holds:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from exlstm.nn import init
 from exlstm.nn.layers import (
@@ -20,6 +18,7 @@ from exlstm.nn.layers import (
     HeadNorm,
     Linear,
     check_divides,
+    run,
     soft_cap,
 )
 from exlstm.ops import mlstm, slstm
@@ -67,7 +66,7 @@ class MLSTMMixer(nn.Module):
         forget_gate: See `exlstm.ops.mlstm`.
         num_blocks: Blocks in the model, for the initialisation.
         recompute: Keep only the dense projections' results for the backward pass, and compute what
-            lies between them again: less memory for some time.
+            lies between them again.
 
     Raises:
         ValueError: A width is not divisible as above.
@@ -134,7 +133,7 @@ class MLSTMMixer(nn.Module):
         reset: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         u, g = self.up(x).chunk(2, dim=-1)
-        y, after = _run(self._mix, self.recompute, u, g, state, mask, reset)
+        y, after = run(self._mix, self.recompute, u, g, state, mask, reset)
         return self.down(y), after
 
     def _mix(
@@ -175,7 +174,7 @@ class MLSTMMixer7B(nn.Module):
         forget_gate: See `exlstm.ops.mlstm`.
         num_blocks: Blocks in the model, for the initialisation.
         recompute: Keep only the dense projections' results for the backward pass, and compute what
-            lies between them again: less memory for some time.
+            lies between them again.
 
     Raises:
         ValueError: A width is not divisible as above.
@@ -240,7 +239,7 @@ class MLSTMMixer7B(nn.Module):
         cell = None if state is None else state.cell
         q, k, v = (_heads(layer(x), self.num_heads) for layer in (self.q, self.k, self.v))
         gates, o = gate_values(self.gates, x), self.o(x)
-        y, cell = _run(self._mix, self.recompute, q, k, v, gates, o, cell, mask, reset)
+        y, cell = run(self._mix, self.recompute, q, k, v, gates, o, cell, mask, reset)
         return self.out(y), MixerState(cell, _no_conv(x))
 
     def _mix(
@@ -284,7 +283,7 @@ class SLSTMMixer(nn.Module):
         block_index: Position of the block in the model, for the initialisation.
         num_blocks: Blocks in the model, for the initialisation.
         recompute: Keep only the dense projections' results for the backward pass, and compute what
-            lies between them again: less memory for some time.
+            lies between them again.
 
     Raises:
         ValueError: The width is not divisible by the heads, or an option is not as above.
@@ -342,7 +341,7 @@ class SLSTMMixer(nn.Module):
         mask: Bool[Tensor, "B T"] | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
-        return _run(self._mix, self.recompute, x, state, mask, reset)
+        return run(self._mix, self.recompute, x, state, mask, reset)
 
     def _mix(
         self,
@@ -361,13 +360,6 @@ class SLSTMMixer(nn.Module):
         gates = gates.unflatten(-1, (4, -1))  # B T H G V
         h, cell = slstm(gates, self.r, cell, mask=mask, reset=reset, forget_gate=self.forget_gate)
         return self.norm(h), MixerState(cell, conv)
-
-
-def _run(function: Callable[..., Any], recompute: bool, *inputs: Any) -> Any:
-    """Call a function; with `recompute` keep nothing and call it again in the backward pass."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return function(*inputs)
 
 
 def gate_values(gates: nn.Linear, x: Float[Tensor, "B T X"]) -> Float[Tensor, "B T Y"]:

@@ -40,7 +40,7 @@ def test_a_state_of_another_stack_is_refused() -> None:
         XLSTMStack(16, "mss", num_heads=2)(x, state)
 
 
-@pytest.mark.parametrize("what", ["mixers", "blocks"])
+@pytest.mark.parametrize("what", ["cheap", "blocks"])
 def test_activation_checkpointing_changes_no_value_and_no_gradient(what: Any) -> None:
     torch.manual_seed(0)
     plain = XLSTMStack(16, "msM", num_heads=2)
