@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 try:
     import tyro
-except ModuleNotFoundError:
-    raise SystemExit("exlstm: the command line needs more: pip install 'exlstm[lm]'") from None
 
-from exlstm.train import TrainArguments
-from exlstm.train.run_folder import resumed_arguments
+    from exlstm.train import TrainArguments
+    from exlstm.train.run_folder import resumed_arguments
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"exlstm: the command line needs {error.name}: pip install 'exlstm[lm]'"
+    ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
