@@ -5,7 +5,7 @@ DEMO_OUT ?= out/demo-$(shell date +%Y%m%d-%H%M%S)
 # Shape annotations of these are checked at run time in tests, except in tests/ops: the check costs
 # more than the step it checks, and those tests hold every shape against a reference. Public ops are
 # left out: they check for themselves, and their own errors are what is tested.
-CHECKED := exlstm.ops.mlstm_reference,exlstm.ops.mlstm_chunkwise,exlstm.ops.slstm_reference,exlstm.ops.slstm_sequential,exlstm.nn.layers
+CHECKED := exlstm.ops.mlstm_reference,exlstm.ops.mlstm_chunkwise,exlstm.ops.slstm_reference,exlstm.ops.slstm_sequential,exlstm.ops.conv_reference,exlstm.ops.head_norm_reference,exlstm.nn.layers
 # A process a core, a thread a process: two pools of threads on two cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 

@@ -20,7 +20,7 @@ from timing import ceilings, medians, with_gradients, without_gradients
 from torch import nn
 
 from exlstm.nn import SLSTMMixer
-from exlstm.nn.layers import HeadNorm
+from exlstm.nn.layers import HeadNorm, Linear
 from exlstm.ops import backends, mlstm, slstm
 
 SLSTM_SHAPES = ((16, 512, 4, 128), (8, 256, 4, 32), (1, 512, 4, 32), (1, 1, 4, 128))  # B T H V
@@ -159,7 +159,7 @@ class DenseSLSTM(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         cells = width // heads
-        self.projection = nn.Linear(width, 4 * width)
+        self.projection = Linear(width, 4 * width)
         self.r = nn.Parameter(torch.randn(heads, cells, 4, cells) / cells)
         self.norm = HeadNorm(heads, cells)
 

@@ -95,7 +95,7 @@ def test_without_its_packages_it_says_what_to_install():
     code = "import sys; sys.modules['tyro'] = None; import exlstm.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "exlstm: the command line needs more: pip install 'exlstm[lm]'\n"
+    assert done.stderr == "exlstm: the command line needs tyro: pip install 'exlstm[lm]'\n"
 
 
 @pytest.fixture

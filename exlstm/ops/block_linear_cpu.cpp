@@ -30,7 +30,9 @@ void forward(Threads threads, const Maps<T>& maps, const T* bias, T* y) {
 
 template <typename T>
 void backward(Threads threads, const Maps<T>& maps, const T* dy, T* db) {
-    for (const Map<T>& map : maps) huge_pages(map.dx, maps.rows * maps.blocks * map.in);
+    for (const Map<T>& map : maps) {
+        if (map.dx) huge_pages(map.dx, maps.rows * maps.blocks * map.in);
+    }
     with_kernel(maps, [&](auto kernel) { kernel.backward(worth_it(threads, maps), dy, db); });
 }
 

@@ -209,7 +209,7 @@ struct Large {
         }
 
       private:
-        bool packs(const Map<T>& map) const { return transposed_ || map.in % W; }
+        bool packs(const Map<T>& map) const { return transposed_ || (map.in % W && map.dx); }
         int64_t largest() const {
             int64_t most = 0;
             for (const Map<T>& map : maps_) {
@@ -261,6 +261,7 @@ struct Large {
         const Weights weights(threads, maps, false);
         for_tasks(threads, [&](int64_t part, int64_t block, Rows rows) {
             const Map<T>& map = maps[part];
+            if (!map.dx) return;
             const int64_t dx_stride = maps.blocks * map.in;
             const int64_t at = map.offset + block * map.block_stride;
             product<T, false>(rows.end - rows.begin, map.in, map.out,

@@ -14,7 +14,7 @@ struct Map {
     int64_t x_stride;
     const T* w;                    // N O I
     int64_t offset, block_stride;  // in a row of y: its first block, from one block to the next
-    T* dx;                         // rows of N blocks of I
+    T* dx;                         // rows of N blocks of I; null if large blocks need none
     int64_t add;                   // to dx, since a part before this one has the same input
     T* dw;
 };

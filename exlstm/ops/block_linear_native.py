@@ -13,6 +13,7 @@ from torch import Tensor
 
 from exlstm.ops import native
 from exlstm.ops.block_linear_reference import Order
+from exlstm.shapes import Float
 
 # `source` says for each part which of the inputs is its own: the gradients of parts with one input
 # are added while they are in the cache.
@@ -121,6 +122,17 @@ def _backward(inputs, source, weights, dy, order):
     maps, _kept = _maps(inputs, source, weights, order, (dx, dw))
     native.call("block_linear_backward", dy.dtype, *_sizes(dy, weights), maps, dy.contiguous(), db)
     return dx, dw, db
+
+
+def d_weights(
+    x: Float[Tensor, "B T N*I"], dy: Float[Tensor, "B T N*O"], dw: Float[Tensor, "N O I"]
+) -> None:
+    """Write the gradient of the weights of one part alone. O and I must differ."""
+    (blocks, out_size, in_size), (x, step) = dw.shape, native.steps(x)
+    row = (in_size, out_size, x.data_ptr(), step, 0, 0, out_size, 0, 0, dw.data_ptr())
+    sizes, maps = (dy.shape[0] * dy.shape[1], blocks, dy.shape[2], 1), torch.tensor([row])
+    db = dy.new_empty(dy.shape[2])
+    native.call("block_linear_backward", dy.dtype, *sizes, maps, dy.contiguous(), db)
 
 
 def _sizes(y: Tensor, weights: Sequence[Tensor]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from exlstm.ops import native, slstm_op
+from exlstm.ops.block_linear_native import d_weights
 from exlstm.ops.slstm_reference import SLSTMState
 from exlstm.shapes import Bool, Float
 
@@ -55,10 +56,10 @@ def _backward(
     before = torch.cat((h0[:, None], h[:, :-1]), 1)  # the h each step started from
     if reset is not None:
         before = before.masked_fill(reset[..., None, None], 0.0)
-    d_r = torch.bmm(
-        before.flatten(0, 1).permute(1, 2, 0), dx.flatten(3).flatten(0, 1).transpose(0, 1)
-    )
-    return dx, d_r.view(r.shape), *d_state
+    # r maps the h before to x as weights map their input; here each is in the other's place.
+    d_r = torch.empty_like(r, memory_format=torch.contiguous_format)
+    d_weights(dx.flatten(2), before.flatten(2), d_r.flatten(2))
+    return dx, d_r, *d_state
 
 
 def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
