@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-MODELS = ROOT / "benchmarks/results/models.json"
 LETTERS = {"slstm": "B T H V", "sLSTM layer": "B T D", "mlstm": "B H T K V"}
 
 
@@ -116,8 +115,7 @@ def speed(document: dict[str, Any]) -> str:
             f"| {row['what']} | {row['forward_ms']:.2f} | {row['both_ms']:.2f} "
             f"| {row['both_ms'] / ours['both_ms']:.2f} | {share} |\n"
         )
-    if "lengths" in results:
-        text += _lengths(results["lengths"]) + _small(results["small"])
+    text += _lengths(results["lengths"]) + _small(results["small"])
     return f"{text}\n({_source_above(document, 'ops')})\n"
 
 
@@ -234,9 +232,9 @@ def speed_page() -> str:
         "# Speed on a CPU\n\nMade by `benchmarks/render.py`. Medians, candidates in turn; "
         "compare ratios within a table.\n\n"
     )
-    if MODELS.exists():
-        text += training(json.loads(MODELS.read_text())) + "\n"
-    return text + speed(json.loads((ROOT / "benchmarks/results/ops.json").read_text()))
+    results = ROOT / "benchmarks/results"
+    text += training(json.loads((results / "models.json").read_text())) + "\n"
+    return text + speed(json.loads((results / "ops.json").read_text()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from exlstm.models.config import XLSTMConfig
 from exlstm.models.language import XLSTMLanguageModel
+from exlstm.models.quantization import InferenceLinear
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -19,6 +20,9 @@ WEIGHTS = "model.safetensors"
 
 def save_model(folder: str | os.PathLike[str], model: XLSTMLanguageModel) -> None:
     """Write a model into a folder that exists.
+
+    Raises:
+        ValueError: The model is quantised. What is saved is what can be trained.
 
     Example:
         >>> import tempfile
@@ -28,6 +32,8 @@ def save_model(folder: str | os.PathLike[str], model: XLSTMLanguageModel) -> Non
         ...     load_model(folder).config == model.config
         True
     """
+    if any(isinstance(layer, InferenceLinear) for layer in model.modules()):
+        raise ValueError("the model is quantised: save it before, and quantise it after loading")
     config = {"model_type": "exlstm", **model.config.to_dict()}
     Path(folder, CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

@@ -15,7 +15,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from exlstm.ops import block_linear_native, head_norm_native, linear_onednn, native
+from exlstm.ops import head_norm_native, linear_onednn, native
+from exlstm.ops.block_linear_native import block_linear_native
 from exlstm.ops.block_linear_reference import block_linear_reference
 from exlstm.ops.conv_native import conv_native
 from exlstm.ops.conv_reference import conv_reference
@@ -81,15 +82,13 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation(
             "native",
             head_norm_native.head_norm_native,
-            head_norm_native.refuse,
+            native.refuse_mixed,
             head_norm_native.yields,
         ),
         Implementation("reference", head_norm_reference),
     ),
     "block_linear": (
-        Implementation(
-            "native", block_linear_native.block_linear_native, block_linear_native.refuse
-        ),
+        Implementation("native", block_linear_native, native.refuse_mixed),
         Implementation("reference", block_linear_reference),
     ),
     "linear": (
@@ -118,7 +117,7 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
     """Say for each backend of an op whether it can run these tensors, and if not, why.
 
     Args:
-        op: Its name: `"mlstm"`, `"slstm"` or `"causal_conv1d"`.
+        op: Its name, such as `"mlstm"`.
         *tensors: The op's tensors, in the order of its signature.
 
     Returns:

@@ -28,19 +28,6 @@ torch.library.define(
 )
 
 
-def refuse(*tensors: Tensor) -> str | None:
-    """Why the kernels cannot run these inputs, weights and bias, or `None` if they can."""
-    dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64):
-        return f"it is for float32 and float64, not {dtype}"
-    for tensor in tensors:
-        if tensor.dtype != dtype:
-            return f"it is for one dtype, not {dtype} and {tensor.dtype}"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast asks for another dtype"
-    return native.refuse(*tensors)
-
-
 def block_linear_native(
     inputs: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor | None, order: Order
 ) -> Tensor:

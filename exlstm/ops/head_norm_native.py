@@ -25,18 +25,6 @@ torch.library.define(
 )
 
 
-def refuse(h: Tensor, *others: Tensor) -> str | None:
-    """Why the kernels cannot run the op on these tensors, or `None` if they can."""
-    if h.dtype not in (torch.float32, torch.float64):
-        return f"it is for float32 and float64, not {h.dtype}"
-    for tensor in others:
-        if tensor.dtype != h.dtype:
-            return f"it is for one dtype, not {h.dtype} with {tensor.dtype}"
-    if torch.is_autocast_enabled("cpu"):
-        return "under autocast PyTorch chooses the dtype of each operation"
-    return native.refuse(h, *others)
-
-
 def yields(h: Tensor, *others: Tensor) -> str | None:
     """Why PyTorch's own operations are faster on these tensors, or `None` if the kernels are."""
     # Measured: up to here calling a registered op costs more than its kernel gains.

@@ -47,6 +47,20 @@ def refuse(*tensors: Tensor) -> str | None:
     return _reason_aloud()
 
 
+def refuse_mixed(*tensors: Tensor) -> str | None:
+    """As `refuse`, for an op that leaves the choice of a dtype to PyTorch.
+
+    Kernels then run only what is float32 or float64 throughout, and nothing under autocast.
+    """
+    dtypes = {tensor.dtype for tensor in tensors}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        names = " with ".join(sorted(map(str, dtypes)))
+        return f"it is for float32 alone or float64 alone, not {names}"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the dtype of each operation"
+    return refuse(*tensors)
+
+
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | None) -> None:
     """Run a kernel.
 
