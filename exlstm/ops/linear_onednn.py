@@ -14,6 +14,8 @@ from exlstm.shapes import Float
 SMALL = 1 << 22
 """Multiplications below which the way through an `autograd.Function` costs more than it saves."""
 
+_AVAILABLE = torch.backends.mkldnn.is_available()  # torch.compile does not trace the question
+
 
 def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
     """Why oneDNN cannot run the map on these tensors, or `None` if it can."""
@@ -22,7 +24,7 @@ def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
             return f"it is for float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype"
-    if not torch.backends.mkldnn.is_available():
+    if not _AVAILABLE:
         return "this PyTorch was built without oneDNN"
     return None
 
