@@ -96,7 +96,9 @@ def speed(document: dict[str, Any]) -> str:
         f"{limits['copy_gbytes']} GB/s. *Times ours*: time of forward "
         f"and backward over that of the first row of the group; above 1 is slower than ours. "
         f"*Share*: of the matrix rate, on the least arithmetic (recurrent products; causal half at "
-        f"chunks of 64), forward and backward counted as three times forward.\n"
+        f"chunks of 64), forward and backward counted as three times forward. That product is "
+        f"PyTorch's own, by MKL; ours may pass 100 %, since MKL does not use all of this processor "
+        f"(`docs/log.md`).\n"
     )
     ours = None
     group = None
