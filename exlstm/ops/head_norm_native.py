@@ -43,24 +43,27 @@ def head_norm_native(
     """The head norm by the compiled kernels."""
     inputs = (h, weight, gate, skip, skipped)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
-        return _HeadNorm.apply(*inputs, eps, activation)
+        return _HeadNorm.apply(*inputs, eps, activation)[0]
     return torch.ops.exlstm.head_norm_forward.default(*inputs, eps, activation)[0]
 
 
 class _HeadNorm(torch.autograd.Function):
-    # Without `setup_context`, which costs more than this op does on little data.
     @staticmethod
-    def forward(ctx, h, weight, gate, skip, skipped, eps, activation):
+    def forward(h, weight, gate, skip, skipped, eps, activation):
         inputs = (h, weight, gate, skip, skipped)
-        y, kept = torch.ops.exlstm.head_norm_forward.default(*inputs, eps, activation)
-        ctx.save_for_backward(*inputs, kept)
-        ctx.activation = activation
-        return y
+        return torch.ops.exlstm.head_norm_forward.default(*inputs, eps, activation)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, _, ctx.activation = inputs
+        _, kept = output
+        ctx.mark_non_differentiable(kept)
+        ctx.save_for_backward(*tensors, kept)
 
     @staticmethod
     def backward(ctx, *d_outputs):
         gradients = torch.ops.exlstm.head_norm_backward.default(
-            *ctx.saved_tensors, *d_outputs, ctx.activation
+            *ctx.saved_tensors, d_outputs[0], ctx.activation
         )
         wanted = zip(gradients, ctx.needs_input_grad[:5], strict=True)
         return *(gradient if needed else None for gradient, needed in wanted), None, None

@@ -5,6 +5,7 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 from exlstm.nn import MLSTMBlock, MLSTMBlock7B, SLSTMBlock, XLSTMStack, xlstm_notation
+from exlstm.testing import assert_agrees
 
 
 def test_a_letter_is_a_block() -> None:
@@ -69,6 +70,21 @@ def kept_numbers(stack: XLSTMStack, x: torch.Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         stack(x)
     return sum(kept.values())
+
+
+def test_torch_func_gives_the_same_gradients() -> None:
+    """Large enough for the compiled kernels, each with a backward pass of its own."""
+    torch.manual_seed(0)
+    stack = XLSTMStack(64, "msM").double()
+    x = torch.randn(4, 100, 64, dtype=torch.float64)
+    parameters = dict(stack.named_parameters())
+
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(stack, parameters, (x,))[0].square().sum()
+
+    got = torch.func.grad(loss)({name: p.detach() for name, p in parameters.items()})
+    want = torch.autograd.grad(loss(parameters), list(parameters.values()))
+    assert_agrees(got, dict(zip(parameters, want, strict=True)))
 
 
 def test_states_stay_float32_under_autocast_and_in_bfloat16() -> None:
