@@ -14,7 +14,8 @@ from exlstm.shapes import Float
 SMALL = 1 << 22
 """Multiplications below which the way through an `autograd.Function` costs more than it saves."""
 
-_AVAILABLE = torch.backends.mkldnn.is_available()  # torch.compile does not trace the question
+# The op is not a documented one. Asked here, since torch.compile does not trace the question.
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
@@ -25,7 +26,7 @@ def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype"
     if not _AVAILABLE:
-        return "this PyTorch was built without oneDNN"
+        return "this PyTorch has no oneDNN product"
     return None
 
 
