@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exlstm.models.language import XLSTMLanguageModel
 from exlstm.ops import native
 from exlstm.ops.checks import check_choice
+from exlstm.ops.linear import linear
 from exlstm.ops.linear_native import linear_rows
 from exlstm.shapes import Float
 
@@ -112,7 +112,7 @@ class InferenceLinear(nn.Module):
         if few and native.refuse(x) is None:
             return linear_rows(x, self.weight, self.scale)
         dtype = x.dtype if self.weight.dtype == torch.float32 else _product_dtype(x)
-        y = F.linear(x.to(dtype), self.weight.to(dtype)).to(x.dtype)
+        y = linear(x.to(dtype), self.weight.to(dtype)).to(x.dtype)
         return y if self.scale is None else y * self.scale
 
     def train(self, mode: bool = True) -> InferenceLinear:
