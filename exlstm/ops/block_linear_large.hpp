@@ -4,8 +4,8 @@
 //
 // The right factor is read in panels of a few vectors of columns, packed where its rows do not end
 // with a vector; the left one is read where it lies. For dw both are packed, some rows at a time: a
-// column of x or dy falls on a few sets of the cache. A tile of the
-// result stays in registers for the whole depth of the product.
+// column of x or dy falls on a few sets of the cache. A tile of the result stays in registers for the
+// whole depth of the product.
 #pragma once
 
 #include "block_linear_maps.hpp"
@@ -13,15 +13,8 @@
 
 namespace exlstm::block_linear {
 
-// A tile has TILE_ROWS x PANEL vectors, and the registers must hold them and a row of the panel.
+// A tile has TILE_ROWS x PANEL vectors.
 constexpr int PANEL = 4;
-#if EXLSTM_VECTOR_BYTES == 64 || defined(__aarch64__)
-constexpr int TILE_ROWS = 6;
-#elif EXLSTM_VECTOR_BYTES == 32
-constexpr int TILE_ROWS = 3;
-#else
-constexpr int TILE_ROWS = 2;
-#endif
 
 // The right factor of a product: packed, or of whole vectors of columns and rows `stride` apart.
 template <typename T>
@@ -30,11 +23,6 @@ struct Right {
     int64_t stride;
 };
 constexpr int64_t PACKED = 0;
-
-template <typename T>
-int64_t padded(int64_t columns) {
-    return (columns + lanes<T> - 1) / lanes<T> * lanes<T>;
-}
 
 // body(first column, number of vectors) for all panels.
 template <typename T, typename Body>
@@ -103,49 +91,45 @@ void product(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a
             constexpr int C = decltype(c_constant)::value;
             const int64_t step = b.stride == PACKED ? C * W : b.stride;
             const T* panel = b.first + first * (b.stride == PACKED ? depth : 1);
-            int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;  // as equal as can be
-            for (int64_t row = 0, count; row < rows; row += count, --tiles) {
-                count = (rows - row + tiles - 1) / tiles;
-                with_constant<TILE_ROWS>(count, [&](auto r_constant) {
-                    constexpr int R = decltype(r_constant)::value;
-                    const T* left = a + row * (TRANSPOSED ? 1 : a_stride);
-                    const T* right = panel;
-                    Vec<T> sum[R][C] = {};
-                    for (int64_t k = 0; k < depth; ++k, right += step) {
-                        Vec<T> v[C];
+            for_row_tiles(rows, [&](int64_t row, auto r_constant) {
+                constexpr int R = decltype(r_constant)::value;
+                const T* left = a + row * (TRANSPOSED ? 1 : a_stride);
+                const T* right = panel;
+                Vec<T> sum[R][C] = {};
+                for (int64_t k = 0; k < depth; ++k, right += step) {
+                    Vec<T> v[C];
 #pragma GCC unroll 8
-                        for (int x = 0; x < C; ++x) v[x] = load(right + x * W);
+                    for (int x = 0; x < C; ++x) v[x] = load(right + x * W);
 #pragma GCC unroll 8
-                        for (int r = 0; r < R; ++r) {
-                            const Vec<T> s = splat(TRANSPOSED ? left[k * a_stride + r]
-                                                              : left[r * a_stride + k]);
+                    for (int r = 0; r < R; ++r) {
+                        const Vec<T> s = splat(TRANSPOSED ? left[k * a_stride + r]
+                                                          : left[r * a_stride + k]);
 #pragma GCC unroll 8
-                            for (int x = 0; x < C; ++x) sum[r][x] += s * v[x];
-                        }
+                        for (int x = 0; x < C; ++x) sum[r][x] += s * v[x];
                     }
-                    T* to = c + row * c_stride + first;
-                    const T* first_start = start ? start + first : nullptr;
-                    if (columns - first < C * W) {
-                        T tile[R * C * W];
+                }
+                T* to = c + row * c_stride + first;
+                const T* first_start = start ? start + first : nullptr;
+                if (columns - first < C * W) {
+                    T tile[R * C * W];
 #pragma GCC unroll 8
-                        for (int r = 0; r < R; ++r) {
+                    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-                            for (int x = 0; x < C; ++x) store(tile + (r * C + x) * W, sum[r][x]);
-                        }
-                        write_edge(tile, R, C * W, columns - first, to, c_stride, add, first_start);
-                        return;
+                        for (int x = 0; x < C; ++x) store(tile + (r * C + x) * W, sum[r][x]);
                     }
+                    write_edge(tile, R, C * W, columns - first, to, c_stride, add, first_start);
+                    return;
+                }
 #pragma GCC unroll 8
-                    for (int r = 0; r < R; ++r, to += c_stride) {
+                for (int r = 0; r < R; ++r, to += c_stride) {
 #pragma GCC unroll 8
-                        for (int x = 0; x < C; ++x) {
-                            if (start) sum[r][x] += load(first_start + x * W);
-                            if (add) sum[r][x] += load(to + x * W);
-                            store(to + x * W, sum[r][x]);
-                        }
+                    for (int x = 0; x < C; ++x) {
+                        if (start) sum[r][x] += load(first_start + x * W);
+                        if (add) sum[r][x] += load(to + x * W);
+                        store(to + x * W, sum[r][x]);
                     }
-                });
-            }
+                }
+            });
         });
     });
 }

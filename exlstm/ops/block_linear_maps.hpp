@@ -50,13 +50,4 @@ struct Rows {
         : begin(part * rows / parts), end((part + 1) * rows / parts) {}
 };
 
-// body(integral constant n) for 1 <= n <= N
-template <int N, typename Body>
-EXLSTM_INLINE void with_constant(int64_t n, Body&& body) {
-    if constexpr (N > 1) {
-        if (n < N) return with_constant<N - 1>(n, body);
-    }
-    body(std::integral_constant<int, N>{});
-}
-
 }  // namespace exlstm::block_linear

@@ -11,6 +11,8 @@
 //                              the first n lanes only (n > lanes: all); others load as zero
 //   select(condition, a, b)    per lane; max(a, b): a where they are equal
 //   sum(v)                     of the lanes, always in the same order
+//   padded<T>(n), for_row_tiles, with_constant
+//                              sizes in whole vectors and tiles, loops over them
 //   exp, tanh, sigmoid, log_sigmoid
 //                              on vectors; float: 1-2 ulp, double: below 1e-15 relative;
 //                              infinities give the limit and NaN stays NaN
@@ -241,6 +243,42 @@ EXLSTM_INLINE V log_sigmoid(V x, V* slope = nullptr) {
     const V s = e / (T(2) + e);
     if (slope) *slope = select(x > T(0), e, splat(T(1))) / (T(1) + e);
     return select(x > T(0), V{}, x) - (s + s) * polynomial(s * s, Constants<T>::atanh);
+}
+
+// ---- tiles of products --------------------------------------------------------------------------
+
+// Rows of a tile that is 4 vectors wide: the registers must hold their sums and a row of weights.
+#if EXLSTM_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int TILE_ROWS = 6;
+#elif EXLSTM_VECTOR_BYTES == 32
+constexpr int TILE_ROWS = 3;
+#else
+constexpr int TILE_ROWS = 2;
+#endif
+
+template <typename T>
+int64_t padded(int64_t count) {
+    return (count + lanes<T> - 1) / lanes<T> * lanes<T>;
+}
+
+// body(integral constant n) for 1 <= n <= N
+template <int N, typename Body>
+EXLSTM_INLINE void with_constant(int64_t n, Body&& body) {
+    if constexpr (N > 1) {
+        if (n < N) return with_constant<N - 1>(n, body);
+    }
+    body(std::integral_constant<int, N>{});
+}
+
+// body(first row, number of rows as a constant) for all rows, in tiles as equal as can be.
+template <typename Body>
+EXLSTM_INLINE void for_row_tiles(int64_t rows, Body&& body) {
+    int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t row = 0; row < rows; --tiles) {
+        const int64_t count = (rows - row + tiles - 1) / tiles;
+        with_constant<TILE_ROWS>(count, [&](auto constant) { body(row, constant); });
+        row += count;
+    }
 }
 
 // ---- threads and memory -------------------------------------------------------------------------

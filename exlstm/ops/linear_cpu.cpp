@@ -1,7 +1,7 @@
-// A linear map of few rows whose weights are stored as int8 or bfloat16: y = x w^T times a scale per
-// output. Time goes into reading the weights, once; they become float32 on the way into registers.
+// A linear map of few rows whose weights are stored as int8, bfloat16 or float32: y = x w^T times a
+// scale per output. Time goes into reading the weights, once; they become float32 on the way into registers.
 //
-// A vector of 32-bit words holds 4 int8 or 2 bfloat16 weights in each lane (the first in the lowest
+// A vector of 32-bit words holds 4 int8, 2 bfloat16 or 1 float32 weights in each lane (the first in the lowest
 // bits), and shifts alone make them vectors of every fourth or every second weight. The inputs are
 // put into that order first: x of lane l and part p of a group is x[l * parts + p].
 #include "cpu.hpp"

@@ -1,4 +1,4 @@
-"""A linear map with weights of one or two bytes, by the compiled kernel of `linear_cpu.cpp`.
+"""A linear map with weights of one, two or four bytes, by the compiled kernel of `linear_cpu.cpp`.
 
 It reads each weight once for a few rows, which is what a decoding step waits for. For inference: it
 has no gradient.
@@ -18,7 +18,7 @@ torch.library.define("exlstm::linear_rows", "(Tensor x, Tensor weight, Tensor? s
 def linear_rows(
     x: Float[Tensor, "*S X"], weight: Tensor, scale: Float[Tensor, " Y"] | None = None
 ) -> Float[Tensor, "*S Y"]:
-    """`x @ weight.T * scale` in float32; `weight` (Y, X) is int8 or bfloat16."""
+    """`x @ weight.T * scale` in float32; `weight` (Y, X) is int8, bfloat16 or float32."""
     return torch.ops.exlstm.linear_rows(x, weight, scale)
 
 

@@ -61,17 +61,18 @@ struct Forward {
             std::memcpy(now.m + row * P, start.m + at, s.V * sizeof(T));
         }
         for (int64_t t = 0; t < s.T; ++t) {
+            const bool keeps = kept.c && (t + 1) % s.kept_steps == 0;
             for (int64_t row = 0; reset && row < task.rows; ++row) {
                 if (reset[(task.row + row) * s.T + t]) empty(now, row * P, P);
             }
             for (int64_t cell = 0; cell < s.V; cell += W) {
                 const T* block = weights + cell / W * block_stride;
-                for_row_blocks(task.rows, [&](int64_t row, auto rows) {
+                for_row_tiles(task.rows, [&](int64_t row, auto rows) {
                     constexpr int R = decltype(rows)();
                     Vec<T> sum[R][GATES];
                     product<T, R, GATES>(now.h + row * P, P, block, k_stride, c_stride, s.V, sum);
                     for (int k = 0; k < R; ++k) {
-                        step(task, t, row + k, cell, sum[k], now, next_h);
+                        step(task, t, row + k, cell, sum[k], now, next_h, keeps);
                     }
                 });
             }
@@ -87,7 +88,8 @@ struct Forward {
     }
 
     EXLSTM_INLINE void step(const Task& task, int64_t t, int64_t row, int64_t cell,
-                            const Vec<T> (&sum)[GATES], const State<T>& now, T* next_h) const {
+                            const Vec<T> (&sum)[GATES], const State<T>& now, T* next_h,
+                            bool keeps) const {
         const int64_t b = task.row + row, here = row * padded<T>(s.V) + cell;
         const int64_t count = s.V - cell, step = b * s.T + t;
         const int64_t at = (step * s.H + task.head) * s.V;
@@ -111,9 +113,7 @@ struct Forward {
         if (t == s.T - 1) {
             store_n(last, (b * s.H + task.head) * s.V + cell, c, n, m, count);
         }
-        if (kept.c && (t + 1) % KEPT_STEPS == 0) {
-            store_n(kept, s.kept(b, t, task.head) + cell, c, n, m, count);
-        }
+        if (keeps) store_n(kept, s.kept(b, t, task.head) + cell, c, n, m, count);
     }
 
     static void store_n(const State<T>& to, int64_t at, Vec<T> c, Vec<T> n, Vec<T> m,
@@ -156,7 +156,7 @@ struct Backward {
     T* dx;
     State<T> d_start;
 
-    // What one task keeps for KEPT_STEPS steps, or from step to step: rows x padded cells each.
+    // What one task keeps for the steps between two kept states, or from step to step: rows x padded cells each.
     struct Memory {
         T* h;        // that each step starts from
         T* factors;  // of each step, per row [block of cells][factor][lane]
@@ -204,7 +204,8 @@ struct Backward {
 
     template <bool PACKED>
     void run(const Task& task, const T* weights, const T* weights_back) const {
-        const int64_t size = task.rows * padded<T>(s.V), steps = KEPT_STEPS < s.T ? KEPT_STEPS : s.T;
+        const int64_t size = task.rows * padded<T>(s.V), length = s.kept_steps;
+        const int64_t steps = length < s.T ? length : s.T;
         const Scratch<T> scratch((steps * (FACTORS + 1) + GATES + 7) * size);
         T* next = scratch;
         const auto take = [&](int64_t count) { return (next += count * size) - count * size; };
@@ -216,8 +217,8 @@ struct Backward {
             std::memcpy(memory.d.h + row * padded<T>(s.V),
                         d_end.h + ((task.row + row) * s.H + task.head) * s.V, s.V * sizeof(T));
         }
-        for (int64_t first = (s.T - 1) / KEPT_STEPS * KEPT_STEPS; first >= 0; first -= KEPT_STEPS) {
-            const int64_t end = first + KEPT_STEPS < s.T ? first + KEPT_STEPS : s.T;
+        for (int64_t first = (s.T - 1) / length * length; first >= 0; first -= length) {
+            const int64_t end = first + length < s.T ? first + length : s.T;
             replay<PACKED>(task, first, end, weights, memory);
             for (int64_t t = end - 1; t >= first; --t) {
                 gates(task, t, t - first, memory);
@@ -277,7 +278,7 @@ struct Backward {
         for (int64_t cell = 0; cell < s.V; cell += W) {
             const T* block = weights + (PACKED ? cell * s.V * GATES : cell);
             const int64_t k_stride = GATES * (PACKED ? W : s.V), c_stride = PACKED ? W : s.V;
-            for_row_blocks(all, [&](int64_t k, auto rows) {
+            for_row_tiles(all, [&](int64_t k, auto rows) {
                 constexpr int R = decltype(rows)();
                 Vec<T> sum[R][GATES];
                 product<T, R, GATES>(memory.h + k * P, P, block, k_stride, c_stride, s.V, sum);
@@ -398,7 +399,7 @@ struct Backward {
         const int64_t P = padded<T>(s.V), depth = GATES * P;
         for (int64_t cell = 0; cell < P; cell += 4 * W) {
             with_constant<4>((P - cell) / W, [&](auto blocks) {
-                for_row_blocks(task.rows, [&](int64_t row, auto rows) {
+                for_row_tiles(task.rows, [&](int64_t row, auto rows) {
                     constexpr int R = decltype(rows)(), C = decltype(blocks)();
                     Vec<T> sum[R][C];
                     product<T, R, C>(memory.dg + row * depth, depth, weights + cell * depth, C * W,
@@ -431,21 +432,21 @@ struct Backward {
 #define EXLSTM_SLSTM(T, NAME)                                                                      \
     EXLSTM_EXPORT void exlstm_slstm_forward_##NAME(                                                \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
-        int64_t V, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
+        int64_t V, int64_t kept_steps, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
         const T* n0, const T* m0, const uint8_t* mask, const uint8_t* reset, T* h, T* c_last,      \
         T* n_last, T* m_last, T* c_kept, T* n_kept, T* m_kept) {                                   \
-        Forward<T>{{B, steps, H, V}, exp_forget, x, r, {h0, c0, n0, m0}, mask, reset, h,           \
+        Forward<T>{{B, steps, H, V, kept_steps}, exp_forget, x, r, {h0, c0, n0, m0}, mask, reset, h,           \
                    {nullptr, c_last, n_last, m_last}, {nullptr, c_kept, n_kept, m_kept}}           \
             .run({parallel, threads});                                                             \
     }                                                                                              \
     EXLSTM_EXPORT void exlstm_slstm_backward_##NAME(                                               \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
-        int64_t V, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
+        int64_t V, int64_t kept_steps, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
         const T* n0, const T* m0, const T* h, const T* c_kept, const T* n_kept, const T* m_kept,   \
         const uint8_t* mask, const uint8_t* reset, const T* dh, const T* dh_last,                  \
         const T* dc_last, const T* dn_last, const T* dm_last, T* dx, T* dh0, T* dc0, T* dn0,       \
         T* dm0) {                                                                                  \
-        Backward<T>{{B, steps, H, V}, exp_forget, x, r, {h0, c0, n0, m0}, h,                       \
+        Backward<T>{{B, steps, H, V, kept_steps}, exp_forget, x, r, {h0, c0, n0, m0}, h,                       \
                     {nullptr, c_kept, n_kept, m_kept}, mask, reset, dh,                            \
                     {dh_last, dc_last, dn_last, dm_last}, dx, {dh0, dc0, dn0, dm0}}                \
             .run({parallel, threads});                                                             \

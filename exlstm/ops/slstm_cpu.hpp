@@ -10,25 +10,15 @@ using namespace exlstm;
 
 constexpr int GATES = 4;
 
-// Rows of one product: 4 sums each, and the registers must hold them all.
-#if EXLSTM_VECTOR_BYTES == 64 || defined(__aarch64__)
-constexpr int MAX_ROWS = 6;
-#elif EXLSTM_VECTOR_BYTES == 32
-constexpr int MAX_ROWS = 3;
-#else
-constexpr int MAX_ROWS = 2;
-#endif
-
-// The backward pass is given c, n and m after every so many steps, and runs those between again.
-// Memory fresh from the system costs more than that.
-constexpr int64_t KEPT_STEPS = 8;
-
 struct Sizes {
     int64_t B, T, H, V;
+    // The backward pass is given c, n and m after every so many steps, and runs those between
+    // again. Memory fresh from the system costs more than that.
+    int64_t kept_steps;
 
     // Where the state after step t, one of those kept, is.
     int64_t kept(int64_t b, int64_t t, int64_t head) const {
-        return ((b * (T / KEPT_STEPS) + t / KEPT_STEPS) * H + head) * V;
+        return ((b * (T / kept_steps) + t / kept_steps) * H + head) * V;
     }
 };
 
@@ -36,30 +26,6 @@ template <typename T>
 struct State {
     T *h, *c, *n, *m;
 };
-
-template <typename T>
-int64_t padded(int64_t cells) {
-    return (cells + lanes<T> - 1) / lanes<T> * lanes<T>;
-}
-
-template <int N, typename Body>
-EXLSTM_INLINE void with_constant(int64_t n, Body&& body) {
-    if constexpr (N > 1) {
-        if (n < N) return with_constant<N - 1>(n, body);
-    }
-    body(std::integral_constant<int, N>{});
-}
-
-// body(first row, number of rows) for all rows, in blocks as equal as can be.
-template <typename Body>
-EXLSTM_INLINE void for_row_blocks(int64_t rows, Body&& body) {
-    int64_t blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
-    for (int64_t row = 0; row < rows; --blocks) {
-        const int64_t count = (rows - row + blocks - 1) / blocks;
-        with_constant<MAX_ROWS>(count, [&](auto constant) { body(row, constant); });
-        row += count;
-    }
-}
 
 // sum[r][c] = sum over k of rows[r, k] weights[k, c]; c counts vectors.
 template <typename T, int R, int C>

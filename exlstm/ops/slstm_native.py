@@ -14,7 +14,7 @@ from exlstm.ops.slstm_reference import SLSTMState
 from exlstm.shapes import Bool, Float
 
 KEPT_STEPS = 8
-"""As in `slstm_cpu.hpp`: c, n and m are kept after every so many steps."""
+"""After every so many steps c, n and m are kept for the backward pass."""
 
 
 def slstm_native(
@@ -64,7 +64,7 @@ def _backward(
 
 def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
     batch, time, heads, _, cells = x.shape
-    return batch, time, heads, cells, int(forget_gate == "exp")
+    return batch, time, heads, cells, KEPT_STEPS, int(forget_gate == "exp")
 
 
 slstm_op.register("slstm_native", "cpu", KEPT_STEPS, _forward, _backward)
