@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from exlstm.ops import native
+
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -16,3 +18,28 @@ def poisoned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def forget_library() -> None:
+    native._find.cache_clear()
+    native._kernel.cache_clear()
+
+
+@pytest.fixture(params=[level for level in native.LEVELS if native._path(level)])
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A level whose library is the one that is called."""
+    forget_library()
+    monkeypatch.setenv("EXLSTM_ISA", request.param)
+    if (library := native.library()) is None:
+        pytest.skip(str(native.reason()))
+    assert f"_{request.param}." in library._name
+    yield request.param
+    forget_library()
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The test may set the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -1,6 +1,5 @@
 """Block-diagonal maps into one tensor: every backend against `einsum`, and what the op refuses."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -169,13 +168,6 @@ def test_is_the_definition(order: str) -> None:
         else:
             want = torch.stack([torch.stack([*a, *b]) for a, b in zip(*parts, strict=True)])
         assert_agrees({"y": y[0, t]}, {"y": want + inputs["bias"]})
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @needs_kernels

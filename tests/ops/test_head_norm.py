@@ -1,7 +1,7 @@
 """The head norm with its skip and gate: every backend against the definition."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -184,13 +184,6 @@ def test_a_row_with_nan_or_infinity_spoils_no_other(backend: str) -> None:
     assert y[2, 1].isnan().all()
     same = torch.tensor([[True, True], [False, True], [True, False]])
     torch.testing.assert_close(y[same], want.view(3, 2, 19)[same], rtol=0.0, atol=0.0)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @needs_kernels

@@ -5,7 +5,6 @@ any order. What has a backend "native" in `CASES` is tested without another line
 """
 
 import ctypes
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,7 +21,6 @@ def has_kernels(op: str) -> bool:
 
 
 WITH_KERNELS = [op for op in CASES if has_kernels(op)]
-INSTALLED = [level for level in native.LEVELS if native._path(level)]
 # Enough work to be divided among threads: by heads and rows, with fewer of them than threads, in
 # one step, and in sizes that divide nothing; and gates that are extreme in whole vectors.
 LARGE = (
@@ -32,30 +30,6 @@ LARGE = (
     Case(name="ragged", B=5, T=70, H=1, K=33, V=47, state=True, mask=True, reset=True),
     Case(name="extreme-wide", T=67, H=3, K=32, V=33, gates="extreme"),
 )
-
-
-def forget_library() -> None:
-    native._find.cache_clear()
-    native._kernel.cache_clear()
-
-
-@pytest.fixture(params=INSTALLED)
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A level whose library is the one that is called."""
-    forget_library()
-    monkeypatch.setenv("EXLSTM_ISA", request.param)
-    if (library := native.library()) is None:
-        pytest.skip(str(native.reason()))
-    assert f"_{request.param}." in library._name
-    yield request.param
-    forget_library()
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def on_threads(count: int, op: str, case: Case, dtype: torch.dtype) -> Results:
@@ -70,7 +44,7 @@ def assert_same_bits(got: Results, want: Results) -> None:
         assert torch.equal(one, other), name
 
 
-@pytest.mark.usefixtures("level")
+@pytest.mark.usefixtures("level", "threads")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("op", "case"), [pytest.param(op, x, id=f"{op}-{x}") for op in WITH_KERNELS for x in CASES[op]]
@@ -107,7 +81,7 @@ def backwards(monkeypatch: pytest.MonkeyPatch) -> Backwards:
     return loop
 
 
-@pytest.mark.usefixtures("level")
+@pytest.mark.usefixtures("level", "threads")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("case", LARGE, ids=str)
 @pytest.mark.parametrize("op", WITH_KERNELS)
@@ -122,7 +96,7 @@ def test_divided_work(op: str, case: Case, dtype: torch.dtype) -> None:
         assert_same_bits(got, want)
 
 
-@pytest.mark.usefixtures("level")
+@pytest.mark.usefixtures("level", "threads")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("op", WITH_KERNELS)
 def test_any_order_of_tasks(op: str, dtype: torch.dtype, backwards: Backwards) -> None:

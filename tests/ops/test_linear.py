@@ -1,10 +1,5 @@
 """The linear map of few rows with weights of one, two or four bytes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,8 +21,9 @@ def inputs(rows: int, size: int, out: int, dtype: torch.dtype) -> tuple[Tensor, 
     return x, weight.to(dtype) if dtype == torch.int8 else normal(g, out, size).to(dtype), scale
 
 
-def contract() -> None:
-    """The rule of `exlstm/testing.py`, on every size and dtype."""
+@pytest.mark.usefixtures("level")
+def test_contract() -> None:
+    """The rule of `exlstm/testing.py`, on every size and dtype and at every level."""
     for size in SIZES:
         for dtype in DTYPES:
             x, weight, scale = inputs(*size, dtype)
@@ -38,37 +34,14 @@ def contract() -> None:
             assert_as_accurate(fast, plain, truth, torch.float32)
 
 
-@pytest.mark.parametrize("isa", native.LEVELS)
-def test_instruction_sets(isa: str) -> None:
-    code = (
-        "import sys\nfrom exlstm.ops import native\n"
-        "native.library() or sys.exit('no: ' + native.reason())\n"
-        f"sys.path.append({str(Path(__file__).parent)!r})\n"
-        "import test_linear\ntest_linear.contract()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "EXLSTM_ISA": isa},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.stderr.startswith("no: "):
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-
-
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_and_threads_change_no_bit(dtype: torch.dtype) -> None:
     x, weight, scale = inputs(7, 200, 133, dtype)
     whole = linear_rows(x, weight, scale)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            assert torch.equal(linear_rows(x, weight, scale), whole)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(linear_rows(x, weight, scale), whole)
     for row in range(7):
         assert torch.equal(linear_rows(x[row], weight, scale), whole[row])
 
