@@ -69,8 +69,8 @@ class XLSTMStack(nn.Module):
         recurrent_init: Of `s`; see `SLSTMMixer`.
         dropout: Share of each branch's output that is dropped in training.
         activation_checkpointing: What is computed again in the backward pass instead of kept:
-            `"cheap"`, what lies between the dense projections (memory times 0.6, time 1.2);
-            `"blocks"`, all but the blocks' inputs (0.4 and 1.3); `None`, nothing.
+            `"cheap"`, what lies between the dense projections; `"blocks"`, all but the blocks'
+            inputs; `None`, nothing. What each saves and costs is in docs/speed.md.
 
     Raises:
         ValueError: The pattern is empty or has an unknown letter, or a width does not divide.
