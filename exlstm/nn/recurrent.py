@@ -115,7 +115,7 @@ class RNN(nn.Module):
         Returns:
             The output, laid out as the input, and `(h_n, c_n)`. h_n, (num_layers * directions, B,
             D), is the output of each layer and direction at the last real step of each row, in the
-            order of its steps. c_n, a `Memory`, is what else is needed to continue.
+            order of its steps. c_n, a `Memory`, is what is needed to continue.
 
         Raises:
             ValueError: A shape or value is not as above; the message names it.
@@ -181,7 +181,7 @@ class RNN(nn.Module):
                 y, after = self._layer(
                     index, *steps, before, None if memory is None else memory[index]
                 )
-                h_n.append(last_real(y, steps[1], before))
+                h_n.append(last_real(y, *steps[1:], before))
                 c_n.append(after)
                 outputs.append(y.flip(1) if direction else y)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
