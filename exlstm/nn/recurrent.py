@@ -146,7 +146,8 @@ class RNN(nn.Module):
             return self._run_one(input, hx, lengths, mask, reset)
         x = input if self.batch_first else input.transpose(0, 1)
         y, state = self._run(x, hx, step_mask(x, mask, lengths), reset)
-        return y if self.batch_first else y.transpose(0, 1), state
+        # Contiguous, as from nn.LSTM: programs take a view of it.
+        return y if self.batch_first else y.transpose(0, 1).contiguous(), state
 
     def _run_one(self, x, hx, lengths, mask, reset) -> tuple[Tensor, State]:
         """A sequence without a batch dimension; h_n has none either."""

@@ -55,6 +55,7 @@ def test_everything_has_the_shape_it_has_in_torch(
                 assert torch.equal(got.unsorted_indices, y.unsorted_indices)
             else:
                 assert got.shape == y.shape
+                assert got.is_contiguous()
 
 
 @every_kind
