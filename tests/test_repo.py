@@ -129,6 +129,18 @@ def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "6,865,424,896\n"
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_python_in_the_docs_runs_and_prints_what_is_written(
+    page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a line prints stands in a comment behind its `print`."""
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    exec(code, {})
+    printed = re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == printed
+
+
 def test_the_readmes_figures_are_the_results() -> None:
     script = ROOT / "benchmarks" / "render.py"
     done = subprocess.run([sys.executable, script, "--check"], check=False)
