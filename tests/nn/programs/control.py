@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import Tensor, nn, optim
+from torch import nn, optim
 from torch.distributions.categorical import Categorical
 from torch.nn import functional as F
 
@@ -48,17 +48,18 @@ def recurrent_ppo(rnn: type[nn.Module]) -> list[float]:
                 action = probs.sample()
             return action, probs.log_prob(action), self.critic(hidden), lstm_state
 
-    num_envs, num_steps = 8, 6
+    num_envs, num_steps = 32, 5
     agent = Agent()
-    optimizer = optim.Adam(agent.parameters(), lr=0.02, eps=1e-5)
+    optimizer = optim.Adam(agent.parameters(), lr=0.01, eps=1e-5)
     next_lstm_state = (
         torch.zeros(agent.lstm.num_layers, num_envs, agent.lstm.hidden_size),
         torch.zeros(agent.lstm.num_layers, num_envs, agent.lstm.hidden_size),
     )
-    next_obs, next_done = F.one_hot(torch.randint(0, 3, (num_envs,)), 3).float(), torch.zeros(8)
-    last_cue = torch.zeros(num_envs, dtype=torch.long)
+    # An episode shows its cue in its first step only; the reward is for naming it in each.
+    cue, next_done = torch.randint(0, 3, (num_envs,)), torch.ones(num_envs)
+    next_obs = F.one_hot(cue, 3) * next_done[:, None]
     regrets = []
-    for _ in range(20):
+    for _ in range(16):
         initial_lstm_state = (next_lstm_state[0].clone(), next_lstm_state[1].clone())
         rollout = []
         for _ in range(num_steps):
@@ -67,13 +68,13 @@ def recurrent_ppo(rnn: type[nn.Module]) -> list[float]:
                 action, logprob, value, next_lstm_state = agent.get_action_and_value(
                     obs, next_lstm_state, done
                 )
-            # The reward is for naming the cue seen before this one: 0 at an episode's start.
-            reward = (action == last_cue.where(done == 0, 0)).float()
-            rollout.append((obs, done, action, logprob, value.flatten(), reward))
-            last_cue = obs.argmax(1)
-            next_obs = F.one_hot(torch.randint(0, 3, (num_envs,)), 3).float()
-            next_done = (torch.rand(num_envs) < 0.1).float()
-        obs, dones, actions, logprobs, values, rewards = map(torch.stack, zip(*rollout, strict=True))
+            rollout.append((obs, done, action, logprob, value.flatten(), (action == cue).float()))
+            next_done = (torch.rand(num_envs) < 0.3).float()
+            cue = torch.where(next_done > 0, torch.randint(0, 3, (num_envs,)), cue)
+            next_obs = F.one_hot(cue, 3) * next_done[:, None]
+        obs, dones, actions, logprobs, values, rewards = map(
+            torch.stack, zip(*rollout, strict=True)
+        )
         advantages = rewards - values  # an action changes nothing later on
         regrets.append(1.0 - rewards.mean().item())
 
@@ -103,7 +104,7 @@ def recurrent_ppo(rnn: type[nn.Module]) -> list[float]:
 
 
 def recurrent_q_learning(rnn: type[nn.Module]) -> list[float]:
-    """DRQN: a target net by `deepcopy` and soft updates, burn-in without gradients, then TD."""
+    """DRQN: a target net by `deepcopy` and soft updates, a burn-in's states for some rows."""
 
     class QNet(nn.Module):
         def __init__(self) -> None:
@@ -128,13 +129,15 @@ def recurrent_q_learning(rnn: type[nn.Module]) -> list[float]:
     losses = []
     for _ in range(40):
         with torch.no_grad():
-            _, hidden = online(obs[:, :burn_in])
+            _, (h, c) = online(obs[:, :burn_in])
             _, target_hidden = target(obs[:, :burn_in])
             best, _ = target(obs[:, burn_in:], target_hidden)
             returns = reward[:, burn_in:-1] + gamma * best.max(2)[0][:, 1:]
-        q, _ = online(obs[:, burn_in:], hidden)
-        taken = q.gather(2, action[:, burn_in:]).squeeze(2)[:, :-1]
-        loss = F.smooth_l1_loss(taken, returns)
+        rows = torch.randperm(6)[:5]
+        hidden = (h[:, rows, :].contiguous(), c[:, rows, :].contiguous())
+        q, _ = online(obs[rows, burn_in:], hidden)
+        taken = q.gather(2, action[rows, burn_in:]).squeeze(2)[:, :-1]
+        loss = F.smooth_l1_loss(taken, returns[rows])
         optimizer.zero_grad()
         loss.backward()
         for param in online.parameters():
@@ -143,40 +146,5 @@ def recurrent_q_learning(rnn: type[nn.Module]) -> list[float]:
         optimizer.step()
         for p, tp in zip(online.parameters(), target.parameters(), strict=True):
             tp.data.copy_(tau * p.data + (1.0 - tau) * tp.data)
-        losses.append(loss.item())
-    return losses
-
-
-def meta_learner(rnn: type[nn.Module]) -> list[float]:
-    """A trained first state: `nn.Parameter`s expanded to the batch, one for `h` and one for `c`."""
-
-    class Learner(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm = rnn(3, 19, num_layers=2)
-            self.h_0 = nn.Parameter(torch.zeros(2, 1, 19))
-            self.c_0 = nn.Parameter(torch.zeros(2, 1, 19))
-            self.out = nn.Linear(19, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            batch = x.size(1)
-            h_0 = self.h_0.expand(-1, batch, -1).contiguous()
-            c_0 = self.c_0.expand(-1, batch, -1).contiguous()
-            output, _ = self.lstm(x, (h_0, c_0))
-            return self.out(output).squeeze(2)
-
-    slope = torch.randn(1, 8, 2)
-    x = torch.randn(9, 8, 2)
-    y = (slope * x).sum(2)
-    shown = torch.cat([x, F.pad(y[:-1], (0, 0, 1, 0)).unsqueeze(2)], dim=2)  # the last answer
-    model = Learner()
-    optimizer = optim.Adam(model.parameters(), lr=0.02)
-    losses = []
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = F.mse_loss(model(shown), y)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
         losses.append(loss.item())
     return losses

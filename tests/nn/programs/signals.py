@@ -70,10 +70,10 @@ def text_line_reader(rnn: type[nn.Module]) -> list[float]:
     """A picture's columns as time: `.view(T * b, h)` on the output, two layers in a Sequential."""
 
     class BidirectionalLSTM(nn.Module):
-        def __init__(self, nIn: int, nHidden: int, nOut: int) -> None:
+        def __init__(self, n_in: int, n_hidden: int, n_out: int) -> None:
             super().__init__()
-            self.rnn = rnn(nIn, nHidden, bidirectional=True)
-            self.embedding = nn.Linear(nHidden * 2, nOut)
+            self.rnn = rnn(n_in, n_hidden, bidirectional=True)
+            self.embedding = nn.Linear(n_hidden * 2, n_out)
 
         def forward(self, input: Tensor) -> Tensor:
             recurrent, _ = self.rnn(input)
@@ -83,13 +83,13 @@ def text_line_reader(rnn: type[nn.Module]) -> list[float]:
 
     cnn = nn.Sequential(nn.Conv2d(1, 6, (4, 3), padding=(0, 1)), nn.ReLU())
     reader = nn.Sequential(BidirectionalLSTM(6, 13, 9), BidirectionalLSTM(9, 13, 4))
-    optimizer = optim.Adam([*cnn.parameters(), *reader.parameters()], lr=0.02)
+    optimizer = optim.Adam([*cnn.parameters(), *reader.parameters()], lr=0.03)
     text = torch.randint(1, 4, (5, 3))
     images = 0.1 * torch.randn(5, 1, 4, 12)
     for n in range(3):
         images[torch.arange(5), 0, text[:, n], 4 * n + 1 : 4 * n + 3] += 1.0
     losses = []
-    for _ in range(25):
+    for _ in range(35):
         optimizer.zero_grad()
         conv = cnn(images).squeeze(2).permute(2, 0, 1)  # [w, b, c]
         preds = reader(conv).log_softmax(2)
@@ -131,7 +131,7 @@ def voice_detector(rnn: type[nn.Module]) -> list[float]:
     model = Detector()
     optimizer = optim.AdamW(model.parameters(), lr=0.02)
     losses = []
-    for _ in range(12):
+    for _ in range(16):
         model.reset_states(batch_size=3)
         total = 0.0
         for n in range(6):
@@ -184,7 +184,7 @@ def speaker_verifier(rnn: type[nn.Module]) -> list[float]:
     mel = (voices + 0.7 * torch.randn(speakers, utterances, 6, 9)).view(-1, 6, 9)
     owner = torch.arange(speakers).repeat_interleave(utterances)
     net = SpeechEmbedder()
-    w = nn.Parameter(torch.tensor(10.0))
+    w = nn.Parameter(torch.tensor(5.0))
     optimizer = optim.Adam([{"params": net.parameters()}, {"params": [w]}], lr=0.01)
     losses = []
     for _ in range(20):

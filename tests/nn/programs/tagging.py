@@ -66,7 +66,7 @@ def packed_tagger(rnn: type[nn.Module]) -> list[float]:
                 self.embed(x), lengths, batch_first=True, enforce_sorted=False
             )
             packed_out, _ = self.lstm(packed)
-            out, _ = pad_packed_sequence(packed_out, batch_first=True)
+            out, _ = pad_packed_sequence(packed_out, batch_first=True, total_length=x.size(1))
             return self.fc(out)
 
     lengths = torch.tensor([4, 9, 1, 7])
@@ -221,7 +221,7 @@ def knowledge_tracing(rnn: type[nn.Module]) -> list[float]:
 
 
 def siamese_similarity(rnn: type[nn.Module]) -> list[float]:
-    """One reader for both sentences, `exp(-|h1 - h2|)` of the last states, packed by lengths."""
+    """One reader for both sentences; h_n viewed as (layers, directions, batch, hidden)."""
 
     class Siamese(nn.Module):
         def __init__(self) -> None:
@@ -231,7 +231,7 @@ def siamese_similarity(rnn: type[nn.Module]) -> list[float]:
 
         def encode(self, sentence: Tensor) -> Tensor:
             _, (hidden, _) = self.lstm(self.embedding(sentence))
-            return hidden.squeeze(0)
+            return hidden.view(self.lstm.num_layers, 1, len(sentence), -1)[-1, 0]
 
         def forward(self, left: Tensor, right: Tensor) -> Tensor:
             return torch.exp(-torch.norm(self.encode(left) - self.encode(right), p=1, dim=1))
