@@ -270,7 +270,7 @@ struct Large {
         const int64_t most = maps.rows < DEPTH ? maps.rows : DEPTH;
         const Scratch<T> memory((most + 1) * stride + most * padded<T>(map.in));
         T *left = memory, *bias = left + most * stride, *right = bias + stride;
-        T* dw = map.dw + (block * map.out + outputs.begin) * map.in;
+        T* dw = map.dw + (block * map.out + outputs.begin) * map.dw_stride;
         for (int64_t row = 0; row < maps.rows; row += DEPTH) {
             const int64_t depth = maps.rows - row < DEPTH ? maps.rows - row : DEPTH;
             pack<T>(map.x + row * map.x_stride + block * map.in, map.x_stride, depth, map.in,
@@ -283,8 +283,8 @@ struct Large {
                     store(bias + o, load(bias + o) + v);
                 }
             }
-            product<T, true>(count, map.in, depth, left, stride, {right, PACKED}, dw, map.in,
-                             row > 0);
+            product<T, true>(count, map.in, depth, left, stride, {right, PACKED}, dw,
+                             map.dw_stride, row > 0);
         }
         std::memcpy(db + at, bias, sizeof(T) * count);
     }

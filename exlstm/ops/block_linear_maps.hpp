@@ -16,9 +16,10 @@ struct Map {
     int64_t offset, block_stride;  // in a row of y: its first block, from one block to the next
     T* dx;                         // rows of N blocks of I; null if large blocks need none
     int64_t add;                   // to dx, since a part before this one has the same input
-    T* dw;
+    T* dw;                         // N O I, its rows dw_stride apart
+    int64_t dw_stride;
 };
-static_assert(sizeof(Map<float>) == 10 * sizeof(int64_t));
+static_assert(sizeof(Map<float>) == 11 * sizeof(int64_t));
 
 template <typename T>
 struct Maps {

@@ -15,6 +15,13 @@ struct Sizes {
     // The backward pass is given c, n and m after every so many steps, and runs those between
     // again. Memory fresh from the system costs more than that.
     int64_t kept_steps;
+    // In a step of x and dx. The cells of a gate lie side by side.
+    int64_t head_stride, gate_stride;
+
+    // Where the pre-activations of a step begin.
+    int64_t input(int64_t b, int64_t t, int64_t head) const {
+        return (b * T + t) * H * GATES * V + head * head_stride;
+    }
 
     // Where the state after step t, one of those kept, is.
     int64_t kept(int64_t b, int64_t t, int64_t head) const {
@@ -110,16 +117,16 @@ struct Gates {
 // The gates of the step that is next, to be read or written. Steps lie too far apart for the
 // hardware to see it coming.
 template <int WRITE = 0, typename T>
-EXLSTM_INLINE void prefetch(const T* gates, int64_t V) {
-    for (int g = 0; g < GATES; ++g) __builtin_prefetch(gates + g * V, WRITE);
+EXLSTM_INLINE void prefetch(const T* gates, int64_t stride) {
+    for (int g = 0; g < GATES; ++g) __builtin_prefetch(gates + g * stride, WRITE);
 }
 
 // The pre-activations of one row and block of cells.
 template <typename T>
-EXLSTM_INLINE Gates<T> with_input(const Vec<T> (&sum)[GATES], const T* x, int64_t V,
+EXLSTM_INLINE Gates<T> with_input(const Vec<T> (&sum)[GATES], const T* x, int64_t stride,
                                   int64_t count) {
-    return {sum[0] + load_n(x, count), sum[1] + load_n(x + V, count),
-            sum[2] + load_n(x + 2 * V, count), sum[3] + load_n(x + 3 * V, count)};
+    return {sum[0] + load_n(x, count), sum[1] + load_n(x + stride, count),
+            sum[2] + load_n(x + 2 * stride, count), sum[3] + load_n(x + 3 * stride, count)};
 }
 
 // m is the larger of two exponents, so one of f' and i' is 1 and the other exp(-|difference|).

@@ -57,6 +57,21 @@ def test_contract(op: str, case: Case, dtype: torch.dtype) -> None:
         assert_same_bits(on_threads(count, op, case, dtype), want)
 
 
+@pytest.mark.usefixtures("level", "threads")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES["slstm"] + LARGE, ids=str)
+def test_slstm_with_the_gates_first(case: Case, dtype: torch.dtype) -> None:
+    """As a dense map gives x: the same bits, and a gradient that lies as x does."""
+    inputs = make_inputs("slstm", case, dtype)
+    want = on_threads(1, "slstm", case, dtype)
+    inputs["x"] = inputs["x"].transpose(2, 3).contiguous().transpose(2, 3)
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        got = run(OPS["slstm"], inputs, backend="native")
+        assert_same_bits(got, want)
+        assert got["grad.x"].transpose(2, 3).is_contiguous()
+
+
 class Backwards:
     """In place of torch's loop: one thread, the last task first, each on its own."""
 
