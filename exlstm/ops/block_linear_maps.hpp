@@ -16,8 +16,8 @@ struct Map {
     int64_t offset, block_stride;  // in a row of y: its first block, from one block to the next
     T* dx;                         // rows of N blocks of I; null if large blocks need none
     int64_t add;                   // to dx, since a part before this one has the same input
-    T* dw;                         // N O I, its rows dw_stride apart
-    int64_t dw_stride;
+    T* dw;
+    int64_t pieces;                // 1, or P: x is P N I, dw is N O P I, and dw alone is asked for
 };
 static_assert(sizeof(Map<float>) == 11 * sizeof(int64_t));
 

@@ -88,7 +88,7 @@ def _maps(inputs, source, weights, order, gradients=None) -> tuple[Tensor, list[
         if gradients is not None:
             dx, dw = gradients
             to = (dx[which].data_ptr(), int(which in seen), dw[part].data_ptr())
-        row = (in_size, out_size, x.data_ptr(), x_stride, w.data_ptr(), *place, *to, in_size)
+        row = (in_size, out_size, x.data_ptr(), x_stride, w.data_ptr(), *place, *to, 1)
         table.append(row)
         offset += blocks * out_size if order == "parts" else out_size
         seen.add(which)
@@ -113,21 +113,13 @@ def _backward(inputs, source, weights, dy, order):
 
 
 def d_weights(
-    inputs: Sequence[Float[Tensor, "B T N*I"]],
-    dy: Float[Tensor, "B T N*O"],
-    dw: Float[Tensor, "N O P*I"],
+    x: Float[Tensor, "B T P N I"], dy: Float[Tensor, "B T N*O"], dw: Float[Tensor, "N O P*I"]
 ) -> None:
-    """Write the gradient of weights alone, whose input are the P `inputs` side by side, by block.
-
-    O and P I must differ.
-    """
-    blocks, out_size, in_size = dw.shape
-    rows, table = [native.steps(x) for x in inputs], []
-    for (x, step), part in zip(rows, dw.chunk(len(inputs), 2), strict=True):
-        to = (0, 0, part.data_ptr(), in_size)
-        table.append((part.shape[2], out_size, x.data_ptr(), step, 0, 0, out_size, *to))
-    sizes = (dy.shape[0] * dy.shape[1], blocks, dy.shape[2], len(table))
-    db, maps = dy.new_empty(dy.shape[2]), torch.tensor(table, dtype=torch.int64)
+    """Write the gradient of the weights alone, for blocks with P pieces of input. P I is not O."""
+    (blocks, out_size, _), (pieces, _, in_size), (x, step) = dw.shape, x.shape[2:], native.steps(x)
+    row = (in_size, out_size, x.data_ptr(), step, 0, 0, out_size, 0, 0, dw.data_ptr(), pieces)
+    sizes, maps = (dy.shape[0] * dy.shape[1], blocks, dy.shape[2], 1), torch.tensor([row])
+    db = dy.new_empty(dy.shape[2])
     native.call("block_linear_backward", dy.dtype, *sizes, maps, dy.contiguous(), db)
 
 

@@ -67,8 +67,8 @@ def _backward(
         before = before.masked_fill(reset[..., None, None], 0.0)
     # r maps the h before to x as weights map their input; here each is in the other's place.
     d_r = torch.empty_like(r, memory_format=torch.contiguous_format)
-    gates = dx.unbind(3) if slstm_op.is_gates_first(dx) else (dx,)
-    d_weights([gate.flatten(2) for gate in gates], before.flatten(2), d_r.flatten(2))
+    pieces = dx.transpose(2, 3) if slstm_op.is_gates_first(dx) else dx.flatten(3)[:, :, None]
+    d_weights(pieces, before.flatten(2), d_r.flatten(2))
     return dx, d_r, *d_state
 
 

@@ -253,4 +253,4 @@ def test_registered_in_any_layout(name: str, layout: str) -> None:
         ("forward", "backward"), op_arguments(name, layout, T=9), strict=True
     ):
         op = getattr(torch.ops.exlstm, f"{name}_{way}")
-        torch.library.opcheck(op, arguments, test_utils=tests)
+        torch.library.opcheck(op, tuple(arguments), test_utils=tests)
