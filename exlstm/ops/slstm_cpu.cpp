@@ -6,8 +6,8 @@
 // by block of cells: the recurrent product of all four gates for a few rows, in registers, then
 // what is per cell. How rows are divided among tasks changes no bit of any result.
 //
-// Layouts as in Python: x and dx B T H G V or B T G H V, r H V G V, states B T H V or B H V, flags
-// B T bytes or null.
+// Layouts as in Python: x and dx B T H G V or B T G H V; r H V G V, from before to, for the forward
+// pass also by rows, G H V V, to before from; states B T H V or B H V; flags B T bytes or null.
 
 #include "slstm_cpu.hpp"
 
@@ -19,7 +19,9 @@ template <typename T>
 struct Forward {
     Sizes s;
     int64_t exp_forget;
-    const T *x, *r;
+    const T* x;
+    int64_t r_by_rows;
+    const T* r;
     State<const T> start;
     const uint8_t *mask, *reset;
     T* h;
@@ -33,16 +35,17 @@ struct Forward {
         const bool packs = worth_packing<T>(s);
         const int64_t head_size = padded<T>(s.V) * s.V * GATES;
         const Scratch<T> packed(packs ? s.H * head_size : 0);
+        const int64_t size = s.V * s.V, stride = r_by_rows ? size : GATES * size;
         if (packs) {
             threads.run(s.H, [&](int64_t head) {
-                pack(r + head * s.V * GATES * s.V, s.V, packed + head * head_size);
+                const T* from = r + head * stride;
+                T* to = packed + head * head_size;
+                r_by_rows ? pack_rows(from, s.V, s.H * size, to) : pack(from, s.V, to);
             });
         }
         threads.run(tasks.count(), [&](int64_t index) {
             const Task task = tasks[index];
-            const T* weights = packs ? packed + task.head * head_size
-                                     : r + task.head * s.V * GATES * s.V;
-            run(task, weights, packs);
+            run(task, packs ? packed + task.head * head_size : r + task.head * stride, packs);
         });
     }
 
@@ -50,7 +53,8 @@ struct Forward {
         constexpr int64_t W = lanes<T>;
         const int64_t P = padded<T>(s.V), size = task.rows * P;
         const int64_t k_stride = packs ? GATES * W : GATES * s.V, c_stride = packs ? W : s.V;
-        const int64_t block_stride = packs ? s.V * GATES * W : W;
+        const bool by_rows = r_by_rows && !packs;
+        const int64_t block_stride = packs ? s.V * GATES * W : by_rows ? W * s.V : W;
         const Scratch<T> memory(5 * size);
         State<T> now{memory, memory + 2 * size, memory + 3 * size, memory + 4 * size};
         T* next_h = memory + size;
@@ -71,7 +75,12 @@ struct Forward {
                 for_row_tiles(task.rows, [&](int64_t row, auto rows) {
                     constexpr int R = decltype(rows)();
                     Vec<T> sum[R][GATES];
-                    product<T, R, GATES>(now.h + row * P, P, block, k_stride, c_stride, s.V, sum);
+                    const T* h = now.h + row * P;
+                    if (by_rows) {
+                        product_by_rows<T, R>(h, P, block, s.H * s.V * s.V, s.V, sum);
+                    } else {
+                        product<T, R, GATES>(h, P, block, k_stride, c_stride, s.V, sum);
+                    }
                     for (int k = 0; k < R; ++k) {
                         step(task, t, row + k, cell, sum[k], now, next_h, keeps);
                     }
@@ -435,11 +444,11 @@ struct Backward {
     EXLSTM_EXPORT void exlstm_slstm_forward_##NAME(                                                \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
         int64_t V, int64_t kept_steps, int64_t head_stride, int64_t gate_stride,                   \
-        int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0, const T* n0,         \
-        const T* m0, const uint8_t* mask, const uint8_t* reset, T* h, T* c_last, T* n_last,        \
-        T* m_last, T* c_kept, T* n_kept, T* m_kept) {                                              \
+        int64_t exp_forget, const T* x, int64_t r_by_rows, const T* r, const T* h0, const T* c0,   \
+        const T* n0, const T* m0, const uint8_t* mask, const uint8_t* reset, T* h, T* c_last,      \
+        T* n_last, T* m_last, T* c_kept, T* n_kept, T* m_kept) {                                   \
         const Sizes sizes{B, steps, H, V, kept_steps, head_stride, gate_stride};                   \
-        Forward<T>{sizes, exp_forget, x, r, {h0, c0, n0, m0}, mask, reset, h,                      \
+        Forward<T>{sizes, exp_forget, x, r_by_rows, r, {h0, c0, n0, m0}, mask, reset, h,           \
                    {nullptr, c_last, n_last, m_last}, {nullptr, c_kept, n_kept, m_kept}}           \
             .run({parallel, threads});                                                             \
     }                                                                                              \

@@ -54,17 +54,34 @@ EXLSTM_INLINE void product(const T* rows, int64_t row_stride, const T* weights, 
     }
 }
 
-// For weights that are read too seldom to be packed.
+// For weights that are read too seldom to be packed; of whole vectors.
 template <typename T>
 T dot(const T* a, const T* b, int64_t depth) {
     Vec<T> total[4] = {};
-    for (int64_t k = 0; k < depth; k += 4 * lanes<T>) {
+    int64_t k = 0;
+    for (; k + 4 * lanes<T> <= depth; k += 4 * lanes<T>) {
 #pragma GCC unroll 4
         for (int part = 0; part < 4; ++part) {
             total[part] += load(a + k + part * lanes<T>) * load(b + k + part * lanes<T>);
         }
     }
+    for (; k < depth; k += lanes<T>) total[0] += load(a + k) * load(b + k);
     return sum((total[0] + total[1]) + (total[2] + total[3]));
+}
+
+// As `product`, of weights by rows: one for each sum of a gate, the next gate's `stride` on.
+template <typename T, int R>
+EXLSTM_INLINE void product_by_rows(const T* rows, int64_t row_stride, const T* weights,
+                                   int64_t stride, int64_t depth, Vec<T> (&sum)[R][GATES]) {
+    for (int g = 0; g < GATES; ++g, weights += stride) {
+        T lane[R][lanes<T>];
+        for (int c = 0; c < lanes<T>; ++c) {
+            for (int r = 0; r < R; ++r) {
+                lane[r][c] = dot(rows + r * row_stride, weights + c * depth, depth);
+            }
+        }
+        for (int r = 0; r < R; ++r) sum[r][g] = load(lane[r]);
+    }
 }
 
 // Whether each weight is read often enough to be worth packing. A last, partial block of cells is
@@ -84,6 +101,20 @@ void pack(const T* r, int64_t V, T* packed) {
         for (int64_t k = 0; k < V; ++k) {
             for (int g = 0; g < GATES; ++g, packed += W) {
                 store(packed, load_n(r + (k * GATES + g) * V + cell, count));
+            }
+        }
+    }
+}
+
+// As `pack`, of weights by rows.
+template <typename T>
+void pack_rows(const T* r, int64_t V, int64_t stride, T* packed) {
+    constexpr int64_t W = lanes<T>;
+    for (int64_t cell = 0; cell < V; cell += W, r += W * V) {
+        const int64_t count = V - cell < W ? V - cell : W;
+        for (int64_t k = 0; k < V; ++k) {
+            for (int g = 0; g < GATES; ++g, packed += W) {
+                for (int64_t c = 0; c < count; ++c) packed[c] = r[g * stride + c * V + k];
             }
         }
     }

@@ -45,7 +45,10 @@ def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
 
 def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
     outputs = slstm_op.new_outputs(x, KEPT_STEPS if keep else None)
-    inputs = (_in_memory(x), *_contiguous(r, h0, c0, n0, m0, mask, reset))
+    # A step costs less than a copy of r, so that is read also where it is a view of rows G H V.
+    rows = r.permute(2, 0, 3, 1)
+    weights = (1, rows) if rows.is_contiguous() else (0, r.contiguous())
+    inputs = (_in_memory(x), *weights, *_contiguous(h0, c0, n0, m0, mask, reset))
     kept = outputs[4:] if keep else (None,) * 3
     native.call("slstm_forward", x.dtype, *_sizes(x, forget_gate), *inputs, *outputs[:4], *kept)
     return outputs

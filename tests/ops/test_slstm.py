@@ -243,6 +243,16 @@ def test_x_is_copied_only_if_it_must_be(layout: str) -> None:
     assert (dx.stride() == x.stride()) == (not copies)
 
 
+@needs_kernels
+@pytest.mark.parametrize("by_rows", [False, True], ids=["strided", "by rows"])
+def test_a_step_does_not_copy_weights_by_rows(by_rows: bool) -> None:
+    (x, r, *others), _ = op_arguments("slstm_native", "contiguous", T=1)
+    r = r.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2) if by_rows else strided(r)
+    with Large(r.numel()) as large:
+        slstm_native._forward(x, r, *others, keep=False)
+    assert len(large.places() - {r.untyped_storage().data_ptr()}) == (not by_rows)
+
+
 @pytest.mark.compile
 @pytest.mark.parametrize("layout", ["gates first", "strided"])
 @pytest.mark.parametrize("name", ["slstm", pytest.param("slstm_native", marks=needs_kernels)])
