@@ -47,30 +47,50 @@ class Memory(tuple):
         """A copy of each tensor."""
         return _each(Tensor.clone, self)
 
+    def contiguous(self) -> Memory:
+        """Each tensor contiguous."""
+        return _each(Tensor.contiguous, self)
+
     def to(self, *target: Any, **options: Any) -> Memory:
         """Move each tensor; arguments as those of `Tensor.to`."""
         return _each(lambda part: part.to(*target, **options), self)
+
+    def cpu(self) -> Memory:
+        """On the CPU."""
+        return self.to("cpu")
+
+    def cuda(self) -> Memory:
+        """On the current CUDA device."""
+        return self.to("cuda")
 
     def index_select(self, dim: int, index: Tensor) -> Memory:
         """The rows `index` of the batch, in that order; `dim` is 1, as in h_n.
 
         Raises:
-            ValueError: `dim` is not 1.
+            ValueError: `dim` is another.
         """
-        if dim != 1:
+        if dim not in (1, -2):
             raise ValueError(f"a memory is selected from along dim 1, its batch, got dim {dim}")
         return _each(lambda part: part.index_select(0, index), self)
 
     def __getitem__(self, key: Any) -> Any:
         """`memory[:, rows]` for rows of the batch, `memory[k]` for the entry of a layer."""
+        if isinstance(key, slice):
+            return Memory(super().__getitem__(key))
         if not isinstance(key, tuple):
             return super().__getitem__(key)
-        layers, rows = key if len(key) == 2 else (None, None)
-        if layers != slice(None):
-            raise IndexError(f"a memory is indexed as memory[:, rows] or memory[layer], got {key}")
-        if isinstance(rows, int):
-            rows = slice(rows, rows + 1) if rows != -1 else slice(-1, None)
+        rows = _rows(key)
         return _each(lambda part: part[rows], self)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """`memory[:, rows] = 0` empties rows in place.
+
+        Raises:
+            ValueError: The value is not 0.
+        """
+        if isinstance(value, Tensor) or value != 0:
+            raise ValueError("rows of a memory can be set to 0 (emptied), and to nothing else")
+        _empty_in_place(self, _rows(key))
 
     def __mul__(self, keep: Any) -> Memory:
         """Empty the memory of rows: 0 empties, 1 keeps. (B, 1), (1, B, 1) or one for all rows.
@@ -106,6 +126,17 @@ class Memory(tuple):
         return part
 
 
+def _rows(key: Any) -> Any:
+    """The rows of the batch in `memory[:, rows]`, an int as a slice: the batch stays."""
+    full = slice(None)
+    if not isinstance(key, tuple) or len(key) < 2 or any(k != full for k in (key[0], *key[2:])):
+        raise IndexError(f"a memory is indexed as memory[:, rows] or memory[layer], got {key}")
+    rows = key[1]
+    if isinstance(rows, int):
+        return slice(rows, rows + 1) if rows != -1 else slice(-1, None)
+    return rows
+
+
 def _each(function: Callable[[Tensor], Tensor], part: Any) -> Any:
     """Apply a function to each tensor."""
     if isinstance(part, Tensor):
@@ -127,6 +158,16 @@ def _emptied(part: Any, rows: Tensor) -> Any:
         where = rows.view(-1, *(1,) * (part.m.ndim - 1))
         inner[-1] = part.m.masked_fill(where, empty_m(part.m.dtype))
     return _like(part, inner)
+
+
+def _empty_in_place(part: Any, rows: Any) -> None:
+    if isinstance(part, Tensor):
+        part[rows] = 0.0
+        return
+    for inner in part:
+        _empty_in_place(inner, rows)
+    if "m" in getattr(part, "_fields", ()):
+        part.m[rows] = empty_m(part.m.dtype)
 
 
 def _with_keys(memory: Any) -> Any:

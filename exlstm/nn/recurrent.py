@@ -214,9 +214,10 @@ class RNN(nn.Module):
         # Values are looked at where that stops nothing: in a graph it would be a break.
         if not torch.compiler.is_compiling():
             if c.requires_grad or c.any():
+                what = "is not zero" if c.any() else "requires grad"
                 raise ValueError(
-                    "c of hx is a tensor that is not zero: an xLSTM's memory has a normaliser and "
-                    "a stabiliser too. Zeros are the empty memory; else pass a c_n that came out"
+                    f"c of hx is a tensor that {what}: an xLSTM's memory has a normaliser and a "
+                    f"stabiliser too. Zeros are the empty memory; else pass a c_n that came out"
                 )
             if not self._starts_from_h() and h.any():
                 raise ValueError(
@@ -270,6 +271,11 @@ class RNN(nn.Module):
         names = [name for name, _ in self.named_parameters(recurse=False)]
         suffixes = [self._suffix(index) for index in range(len(self._inputs()))]
         return [[name for name in names if name.endswith(f"_{end}")] for end in suffixes]
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """Each layer's own parameters."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
         """Nothing: there is no cuDNN buffer to arrange parameters in."""

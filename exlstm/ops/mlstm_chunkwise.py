@@ -67,7 +67,7 @@ def mlstm_chunkwise(
         n_start, n = _scan(decay[..., None], weighted_k.sum(-2), state.n)
         h = normalise(h, scores.sum(-1) + d0 * _matmul(q, n_start[..., None])[..., 0], m)
     h = h.flatten(2, 3)[:, :, :time].transpose(1, 2)
-    return h, MLSTMState(c, n, m[..., -1, -1])
+    return h, MLSTMState(c, n, m[..., -1, -1].clone())
 
 
 def _chunks(x: Tensor, length: int, padding: float) -> Tensor:

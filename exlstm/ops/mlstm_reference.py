@@ -149,7 +149,7 @@ def mlstm_parallel(
     weighted_k = d[..., -1, :, None] * k
     c = d0[..., -1, None, None] * c_0 + weighted_k.mT @ v
     n = d0[..., -1, None] * n_0 + weighted_k.sum(-2) if normalised else n_0
-    return h.transpose(1, 2), MLSTMState(c, n, m[..., -1])
+    return h.transpose(1, 2), MLSTMState(c, n, m[..., -1].clone())
 
 
 def segment_sums(log_f: Float[Tensor, "*S L"]) -> Float[Tensor, "*S L L"]:

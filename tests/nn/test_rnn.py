@@ -192,6 +192,8 @@ def test_repackaged_states_are_states(kind: Any) -> None:
         tuple(s.data for s in state),
         tuple(s.clone() for s in state),
         tuple(s.to("cpu", torch.float32) for s in state),
+        tuple(s.cpu().contiguous() for s in state),
+        tuple(s[:2] for s in state),
         tuple(s[:, :3] for s in state),
         tuple(s.index_select(1, torch.arange(3)) for s in state),
         pickle.loads(pickle.dumps(tuple(s.detach() for s in state))),
@@ -238,6 +240,24 @@ def test_rows_of_a_memory(kind: Any) -> None:
     torch.testing.assert_close(y, want[:, 1])
     y, _ = layer(x[:, -1], (h_n[:, -1], c_n[:, -1]))
     torch.testing.assert_close(y, want[:, -1])
+    y, _ = layer(x[:, :2], (h_n[:, :2, :], c_n[:, :2, :]))
+    torch.testing.assert_close(y, want[:, :2])
+
+
+@every_kind
+@pytest.mark.parametrize("done", [1, [1], torch.tensor([False, True, False])], ids=str)
+def test_rows_set_to_zero_are_empty(kind: Any, done: Any) -> None:
+    layer, x = kind(10, 12, 2), torch.randn(7, 3, 10)
+    with torch.no_grad():
+        fresh, (h_n, c_n) = layer(x)
+        kept, _ = layer(x, (h_n, c_n))
+        h_n[:, done] = 0
+        c_n[:, done] = 0
+        y, _ = layer(x, (h_n, c_n))
+    assert torch.equal(y[:, 1], fresh[:, 1])
+    assert torch.equal(y[:, ::2], kept[:, ::2])
+    with pytest.raises(ValueError, match=r"set to 0 \(emptied\), and to nothing else"):
+        c_n[:, done] = 1
 
 
 @pytest.mark.parametrize(

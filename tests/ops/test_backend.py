@@ -287,3 +287,13 @@ def test_dtypes_of_outputs_and_states(
         output, last = op(**inputs | {"state": state})
         assert output.dtype == dtype
         assert {part.dtype for part in ([last] if isinstance(last, Tensor) else last)} == {wide}
+
+
+@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in OPS for name in backends(op)])
+@pytest.mark.parametrize("time", [1, 5])
+def test_final_states_are_tensors_of_their_own(op: str, backend: str, time: int) -> None:
+    """Not views of larger ones, which would stay in memory and cannot be detached in place."""
+    case = Case(name="own", T=time, state=True, mask=True, reset=True)
+    _, state = OPS[op](**make_inputs(op, case, torch.float32), backend=backend)
+    parts = [state] if isinstance(state, torch.Tensor) else state
+    assert not any(part._is_view() for part in parts)
