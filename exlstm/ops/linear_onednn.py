@@ -7,6 +7,7 @@ wider vectors, and oneDNN is up to twice as fast; the sums are float32 in both.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from exlstm.shapes import Float
@@ -42,16 +43,10 @@ def linear_onednn(
     return _Linear.apply(x, weight, bias)
 
 
-def _product(
-    a: Float[Tensor, "N X"], b: Float[Tensor, "Y X"], bias: Tensor | None = None
-) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x, weight, bias):
-        return _product(x, weight, bias)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -64,9 +59,14 @@ class _Linear(torch.autograd.Function):
         rows = dy.flatten(0, -2)
         dx = d_weight = d_bias = None
         if ctx.needs_input_grad[0]:
-            dx = _product(rows, weight.t()).view(x.shape)
+            dx = linear_onednn(rows, weight.t(), None).view(x.shape)
         if ctx.needs_input_grad[1]:
-            d_weight = _product(rows.t(), x.flatten(0, -2).t())
+            d_weight = linear_onednn(rows.t(), x.flatten(0, -2).t(), None)
         if ctx.needs_input_grad[2]:
             d_bias = rows.sum(0)
         return dx, d_weight, d_bias
+
+    @staticmethod
+    def vmap(info, in_dims, x, weight, bias):
+        # oneDNN has no product of many matrices by many.
+        return torch.vmap(F.linear, in_dims)(x, weight, bias), 0

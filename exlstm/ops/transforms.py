@@ -1,0 +1,45 @@
+"""What a registered op needs under `torch.func`: a rule for `vmap`, and when to keep for `grad`.
+
+Each op of this package is two registered ops, its forward and its backward pass, in an
+`autograd.Function`. That one has `generate_vmap_rule`, which asks the rules of the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether a gradient may be asked of what is computed from these tensors."""
+    if not torch.is_grad_enabled():
+        return False
+    # Inside `vmap` a tensor does not say whether what is around it, such as `grad`, follows it.
+    return torch._C._are_functorch_transforms_active() or any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def register_vmap(name: str) -> None:
+    """Let `torch.vmap` call the op `exlstm::<name>` once for each entry, and stack the results.
+
+    That is exact for every op, also for the gradient of a shared weight, which is one an entry.
+    """
+    op = getattr(torch.ops.exlstm, name)
+
+    def loop(info: Any, in_dims: Any, *arguments: Any) -> tuple[Any, Any]:
+        leaves, structure = pytree.tree_flatten(arguments)
+        columns = [
+            [leaf] * info.batch_size if dim is None else leaf.unbind(dim)
+            for leaf, dim in zip(leaves, pytree.tree_leaves(in_dims), strict=True)
+        ]
+        results = [
+            op(*pytree.tree_unflatten(entry, structure)) for entry in zip(*columns, strict=True)
+        ]
+        stacked = pytree.tree_map(lambda *parts: torch.stack(parts), *results)
+        return stacked, pytree.tree_map(lambda _: 0, stacked)
+
+    torch.library.register_vmap(f"exlstm::{name}", loop)
