@@ -84,6 +84,7 @@ def _chunk_length(key: int, value: int) -> int:
 def _forward(q, k, v, log_i, log_f, c, n, m, normalised, keep):
     outputs = _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep)
     inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
+    transforms.fill_spare(outputs[4:])
     kept = outputs[4:] if keep else (None,) * 4
     (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
     native.call(
@@ -120,7 +121,7 @@ def _sizes(q: Tensor, v: Tensor) -> tuple[int, ...]:
 def _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep):
     (batch, time, heads, key), value = q.shape, v.shape[-1]
     later = (time - 1) // _chunk_length(key, value)  # chunks but the first
-    memories = [(batch, heads, later, key, value), (batch, heads, later, key)]
+    memories = [transforms.room(batch * heads * later * size) for size in (key * value, key)]
     kept = [*memories, (batch, heads, time), (batch, heads, time)]
     shapes = [v.shape, c.shape, n.shape, m.shape, *(kept if keep else [(0,)] * 4)]
     return tuple(v.new_empty(shape) for shape in shapes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import native, slstm_op
+from exlstm.ops import native, slstm_op, transforms
 from exlstm.ops.block_linear_native import d_weights
 from exlstm.ops.slstm_reference import SLSTMState
 from exlstm.shapes import Bool, Float
@@ -36,6 +36,7 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
     outputs = slstm_op.new_outputs(x, KEPT_STEPS if keep else None)
     inputs = _contiguous(x, r, h0, c0, n0, m0, mask, reset)
+    transforms.fill_spare(outputs[4:])
     kept = outputs[4:] if keep else (None,) * 3
     native.call("slstm_forward", x.dtype, *_sizes(x, forget_gate), *inputs, *outputs[:4], *kept)
     return outputs

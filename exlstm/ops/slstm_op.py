@@ -82,13 +82,16 @@ def run(
 def new_outputs(x: Float[Tensor, "B T H G V"], kept_steps: int | None) -> tuple[Tensor, ...]:
     """The outputs of a forward pass, not yet written: h, the last c, n, m, the kept c, n, m.
 
-    The kept ones are those after steps `kept_steps`, twice that and so on, each B N H V; none with
-    `None`.
+    The kept ones are those after steps `kept_steps`, twice that and so on: B T H V of every step,
+    else a row of numbers in that order; none with `None`.
     """
     batch, time, heads, _, cells = x.shape
-    kept = 0 if kept_steps is None else time // kept_steps
-    states = (batch, time, heads, cells), *[(batch, heads, cells)] * 3
-    return tuple(x.new_empty(shape) for shape in (*states, *[(batch, kept, heads, cells)] * 3))
+    every = (batch, time, heads, cells)
+    kept = every if kept_steps == 1 else (0,)
+    if kept_steps not in (None, 1):
+        kept = transforms.room(batch * (time // kept_steps) * heads * cells)
+    shapes = every, *[(batch, heads, cells)] * 3, *[kept] * 3
+    return tuple(x.new_empty(shape) for shape in shapes)
 
 
 class _SLSTM(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What a registered op needs under `torch.func`: a rule for `vmap`, and when to keep for `grad`.
+"""What a registered op needs under `torch.func` and in graphs of open sizes.
 
 Each op of this package is two registered ops, its forward and its backward pass, in an
 `autograd.Function`. That one has `generate_vmap_rule`, which asks the rules of the two.
@@ -6,6 +6,7 @@ Each op of this package is two registered ops, its forward and its backward pass
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,21 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     return torch._C._are_functorch_transforms_active() or any(
         tensor is not None and tensor.requires_grad for tensor in tensors
     )
+
+
+def room(numbers: int) -> tuple[int]:
+    """The shape of a tensor for so many numbers, but at least two.
+
+    A graph of a size that may be 0 or 1 holds for those alone: it would be compiled again.
+    """
+    return (torch.sym_max(2, numbers),)
+
+
+def fill_spare(rooms: Sequence[Tensor]) -> None:
+    """Write to the numbers that `room` may have added: nothing else does."""
+    for tensor in rooms:
+        if tensor.numel() == 2:
+            tensor.zero_()
 
 
 def register_vmap(name: str) -> None:
