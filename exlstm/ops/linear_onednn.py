@@ -26,6 +26,8 @@ def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
             return f"it is for float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype"
+    if torch.compiler.is_exporting():
+        return "torch.export cannot save its op"
     if not _AVAILABLE:
         return "this PyTorch has no oneDNN product"
     return None
@@ -67,6 +69,6 @@ class _Linear(torch.autograd.Function):
         return dx, d_weight, d_bias
 
     @staticmethod
-    def vmap(info, in_dims, x, weight, bias):
+    def vmap(info, in_dims, *tensors):
         # oneDNN has no product of many matrices by many.
-        return torch.vmap(F.linear, in_dims)(x, weight, bias), 0
+        return torch.vmap(F.linear, in_dims)(*tensors), 0

@@ -7,11 +7,20 @@ Each op of this package is two registered ops, its forward and its backward pass
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+_Class = TypeVar("_Class", bound=type[tuple])
+
+
+def exportable(state: _Class) -> _Class:
+    """A class of states, a named tuple, that `torch.export` can save as what a program returns."""
+    name = f"{state.__module__}.{state.__name__}"
+    pytree._register_namedtuple(state, serialized_type_name=name)
+    return state
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -24,7 +33,7 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
     )
 
 
-def room(numbers: int) -> tuple[int]:
+def room(numbers: int) -> tuple[Any]:
     """The shape of a tensor for so many numbers, but at least two.
 
     A graph of a size that may be 0 or 1 holds for those alone: it would be compiled again.
