@@ -17,9 +17,10 @@ _Class = TypeVar("_Class", bound=type[tuple])
 
 
 def exportable(state: _Class) -> _Class:
-    """A class of states, a named tuple, that `torch.export` can save as what a program returns."""
+    """A class of states, a named tuple of tensors, that `torch.export` can save and load."""
     name = f"{state.__module__}.{state.__name__}"
     pytree._register_namedtuple(state, serialized_type_name=name)
+    torch.serialization.add_safe_globals([state])
     return state
 
 
