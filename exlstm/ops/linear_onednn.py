@@ -18,6 +18,9 @@ SMALL = 1 << 22
 # The op is not a documented one. Asked here, since torch.compile does not trace the question.
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
+# An op of ours around it, since that one torch.compile takes apart, and then fails on it.
+torch.library.define("exlstm::linear_onednn", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
 
 def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
     """Why oneDNN cannot run the map on these tensors, or `None` if it can."""
@@ -27,7 +30,7 @@ def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype"
     if torch.compiler.is_exporting():
-        return "torch.export cannot save its op"
+        return "an exported program also runs where there is none"
     if not _AVAILABLE:
         return "this PyTorch has no oneDNN product"
     return None
@@ -48,7 +51,7 @@ def linear_onednn(
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x, weight, bias):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return torch.ops.exlstm.linear_onednn(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -72,3 +75,13 @@ class _Linear(torch.autograd.Function):
     def vmap(info, in_dims, *tensors):
         # oneDNN has no product of many matrices by many.
         return torch.vmap(F.linear, in_dims)(*tensors), 0
+
+
+@torch.library.impl("exlstm::linear_onednn", "cpu")
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.register_fake("exlstm::linear_onednn")
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])

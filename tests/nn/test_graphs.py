@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from exlstm.nn import MLSTM, SLSTM, XLSTM, XLSTMStack
 from exlstm.ops.backend import use_backend
-from exlstm.testing import Results, assert_as_accurate, generator, normal
+from exlstm.testing import Results, assert_agrees, assert_as_accurate, generator, normal
 
 SIZE = 8
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -46,7 +46,7 @@ def make(name: str) -> nn.Module:
     layer, g = LAYERS[name](), generator(name)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.add_(0.3 * normal(g, *parameter.shape))
+            parameter.add_(0.1 * normal(g, *parameter.shape))
     return layer
 
 
@@ -80,35 +80,28 @@ def double(value: Any) -> Any:
 @each_layer
 def test_three_graphs_serve_all_batches_and_lengths(name: str) -> None:
     """One for the first sizes, one for all others, and one for a single step."""
-    layer = make(name)
-    truth = copy.deepcopy(layer).double()
+    layer = make(name).double()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, backend=counter)
     sizes = ((4, 16), (3, 40), (2, 300), (4, 1), (2, 1), (8, 70), (5, 2), (2, 33), (9, 65), (3, 8))
     for size in sizes:
-        x = inputs(*size)
-        results = run(layer, compiled, x), run(layer, layer, x), run(truth, truth, x.double())
-        assert_as_accurate(*results, torch.float32)
+        x = inputs(*size).double()
+        assert_agrees(run(layer, compiled, x), run(layer, layer, x))
     assert counter.frame_count <= 3
 
 
 @pytest.mark.compile
 @pytest.mark.parametrize("name", ["SLSTM", "XLSTM"])
 def test_compiled_with_state_and_mask(name: str) -> None:
-    layer = make(name)
-    truth = copy.deepcopy(layer).double()
+    layer = make(name).double()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    state = pytree.tree_map(Tensor.detach, layer(inputs(3, 4))[1])
+    state = pytree.tree_map(Tensor.detach, layer(inputs(3, 4).double())[1])
     mask = torch.tensor([[True] * 5, [True, False] * 2 + [True], [False] * 5])
-    results = [
-        run(each, lambda x, state, f=call: f(x, state, mask=mask), x, s)
-        for each, call, x, s in (
-            (layer, compiled, inputs(3, 5), state),
-            (layer, layer, inputs(3, 5), state),
-            (truth, truth, inputs(3, 5).double(), double(state)),
-        )
-    ]
-    assert_as_accurate(*results, torch.float32)
+    got, want = (
+        run(layer, lambda x, f=call: f(x, state, mask=mask), inputs(3, 5).double())
+        for call in (compiled, layer)
+    )
+    assert_agrees(got, want)
 
 
 @pytest.mark.compile
@@ -146,6 +139,8 @@ def named(results: Any) -> Results:
 
 
 @pytest.mark.compile
+# Raised by torch when it copies the graph it was given.
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 def test_packaged_ahead_of_time(tmp_path: Any) -> None:
     layer = make("XLSTMStack").eval()
     shapes = ({0: Dim("batch"), 1: Dim("time", min=2)},)
@@ -172,7 +167,7 @@ def test_training_compiled_is_training() -> None:
         if kind == "truth":
             layer, x, target = layer.double(), x.double(), target.double()
         call = torch.compile(layer, fullgraph=True) if kind == "compiled" else layer
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
         losses[kind] = []
         for _ in range(5):
             loss = (call(x)[0] - target).square().mean()
@@ -185,6 +180,8 @@ def test_training_compiled_is_training() -> None:
 
 
 @pytest.mark.compile
+# RMSNorm's weight stays in float32, and torch says that it has no single kernel for that.
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning")
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @each_layer
