@@ -1,4 +1,4 @@
-"""Layers under PyTorch's graph and function transforms: compile, export, vmap, autocast, checkpoint."""
+"""Layers under PyTorch's transforms: compile, export, vmap, grad, autocast, checkpoint."""
 
 import contextlib
 import copy
@@ -43,6 +43,7 @@ def fresh_compiler(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def make(name: str) -> nn.Module:
     """A layer whose parameters are all random: some are initialised with zeros."""
+    torch.manual_seed(0)
     layer, g = LAYERS[name](), generator(name)
     with torch.no_grad():
         for parameter in layer.parameters():

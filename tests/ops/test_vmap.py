@@ -1,4 +1,4 @@
-"""The ops under `torch.func`: `vmap`, alone and with gradients inside and around it, and `jacrev`."""
+"""The ops under `torch.func`: `vmap`, with gradients inside and around it, and `jacrev`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
