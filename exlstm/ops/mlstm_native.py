@@ -84,7 +84,7 @@ def _chunk_length(key: int, value: int) -> int:
 def _forward(q, k, v, log_i, log_f, c, n, m, normalised, keep):
     outputs = _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep)
     inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
-    transforms.fill_spare(outputs[4:])
+    transforms.fill_spare(outputs[4:6])
     kept = outputs[4:] if keep else (None,) * 4
     (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
     native.call(
