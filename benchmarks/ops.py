@@ -19,12 +19,11 @@ from record import record, require_green
 from timing import ceilings, medians, with_gradients, without_gradients
 from torch import nn
 
-from exlstm.nn import SLSTMMixer
-from exlstm.nn.layers import HeadNorm, Linear
+from exlstm.nn import MLSTM, SLSTM, SLSTMMixer
 from exlstm.ops import backends, mlstm, slstm
 
 SLSTM_SHAPES = ((16, 512, 4, 128), (8, 256, 4, 32), (1, 512, 4, 32), (1, 1, 4, 128))  # B T H V
-MIXER_SHAPES = ((1, 512, 128), (8, 256, 128), (32, 128, 256), (16, 512, 512))  # B T D, 4 heads
+LAYER_SHAPES = ((1, 512, 128), (8, 256, 128), (32, 128, 256), (16, 512, 512))  # B T D, 4 heads
 MLSTM_SHAPES = (  # B H T K V
     (4, 4, 512, 64, 64),
     (2, 4, 2048, 128, 128),
@@ -153,42 +152,20 @@ def _slstm_leaves(batch: int, time: int, heads: int, cells: int) -> list[torch.T
     return [x.requires_grad_(), r.requires_grad_()]
 
 
-class DenseSLSTM(nn.Module):
-    """The op behind nn.LSTM's projection, every channel to every gate, and the head norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        cells = width // heads
-        self.projection = Linear(width, 4 * width)
-        self.r = nn.Parameter(torch.randn(heads, cells, 4, cells) / cells)
-        self.norm = HeadNorm(heads, cells)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads, cells = self.r.shape[:2]
-        h, _ = slstm(self.projection(x).unflatten(-1, (heads, 4, cells)), self.r)
-        return self.norm(h)
-
-
-def mixer_rows() -> list[dict[str, Any]]:
-    """The paper's sLSTM layer without its convolution, beside nn.LSTM of that width.
-
-    The paper's projection is block-diagonal, nn.LSTM's dense: the op behind a dense one, too.
-    """
+def layer_rows() -> list[dict[str, Any]]:
+    """Layers of one width beside nn.LSTM: the drop-ins, and the paper's without its convolution."""
     rows = []
-    for batch, time, width in MIXER_SHAPES:
+    for batch, time, width in LAYER_SHAPES:
         x = torch.randn(batch, time, width, requires_grad=True)
-        mixer = SLSTMMixer(width, 4, conv_width=0)
-        dense = DenseSLSTM(width, 4)
-        lstm = nn.LSTM(width, width, batch_first=True)
-        runs: dict[str, Callable[[], torch.Tensor]] = {
-            "SLSTMMixer": lambda mixer=mixer, x=x: mixer(x)[0],
-            "dense projection + slstm": lambda dense=dense, x=x: dense(x),
-            "nn.LSTM": lambda lstm=lstm, x=x: lstm(x)[0],
+        layers: dict[str, nn.Module] = {
+            "SLSTM": SLSTM(width, width, batch_first=True),
+            "SLSTM, block-diagonal": SLSTM(width, width, batch_first=True, block_diagonal=True),
+            "SLSTMMixer": SLSTMMixer(width, 4, conv_width=0),
+            "MLSTM": MLSTM(width, width, batch_first=True),
+            "nn.LSTM": nn.LSTM(width, width, batch_first=True),
         }
-        leaves = {
-            "SLSTMMixer": [x, *mixer.parameters()],
-            "dense projection + slstm": [x, *dense.parameters()],
-            "nn.LSTM": [x, *lstm.parameters()],
+        runs: dict[str, Callable[[], torch.Tensor]] = {
+            name: lambda layer=layer, x=x: layer(x)[0] for name, layer in layers.items()
         }
         size = (batch, time, width)
         if importlib.util.find_spec("xlstm") is None:
@@ -201,9 +178,9 @@ def mixer_rows() -> list[dict[str, Any]]:
             config = sLSTMLayerConfig(
                 embedding_dim=width, num_heads=4, conv1d_kernel_size=0, backend="vanilla"
             )
-            theirs = sLSTMLayer(config)
+            theirs = layers["xlstm vanilla"] = sLSTMLayer(config)
             runs["xlstm vanilla"] = lambda theirs=theirs, x=x: theirs(x)
-            leaves["xlstm vanilla"] = [x, *theirs.parameters()]
+        leaves = {name: [x, *layer.parameters()] for name, layer in layers.items()}
         rows += _rows("sLSTM layer", size, runs, leaves)
     return rows
 
@@ -246,7 +223,7 @@ if __name__ == "__main__":
         "ops",
         {
             "ceilings": {name: round(value, 1) for name, value in limits.items()},
-            "rows": slstm_rows(peak) + mixer_rows() + mlstm_rows(peak),
+            "rows": slstm_rows(peak) + layer_rows() + mlstm_rows(peak),
             "lengths": length_rows(),
             "small": small_rows(),
         },

@@ -115,7 +115,7 @@ class RNN(nn.Module):
         Returns:
             The output, laid out as the input, and `(h_n, c_n)`. h_n, (num_layers * directions, B,
             D), is the output of each layer and direction at the last real step of each row, in the
-            order of its steps. c_n, a `Memory`, is what else is needed to continue.
+            order of its steps. c_n, a `Memory`, is what is needed to continue.
 
         Raises:
             ValueError: A shape or value is not as above; the message names it.
@@ -146,7 +146,8 @@ class RNN(nn.Module):
             return self._run_one(input, hx, lengths, mask, reset)
         x = input if self.batch_first else input.transpose(0, 1)
         y, state = self._run(x, hx, step_mask(x, mask, lengths), reset)
-        return y if self.batch_first else y.transpose(0, 1), state
+        # Contiguous, as from nn.LSTM: programs take a view of it.
+        return y if self.batch_first else y.transpose(0, 1).contiguous(), state
 
     def _run_one(self, x, hx, lengths, mask, reset) -> tuple[Tensor, State]:
         """A sequence without a batch dimension; h_n has none either."""
@@ -181,7 +182,7 @@ class RNN(nn.Module):
                 y, after = self._layer(
                     index, *steps, before, None if memory is None else memory[index]
                 )
-                h_n.append(last_real(y, steps[1], before))
+                h_n.append(last_real(y, *steps[1:], before))
                 c_n.append(after)
                 outputs.append(y.flip(1) if direction else y)
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]

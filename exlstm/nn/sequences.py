@@ -138,14 +138,22 @@ def reverse(
 def last_real(
     y: Float[Tensor, "B T D"],
     mask: Bool[Tensor, "B T"] | None,
+    reset: Bool[Tensor, "B T"] | None,
     before: Float[Tensor, "B D"] | None,
 ) -> Float[Tensor, "B D"]:
-    """The output of each row's last real step; of a row without any, what it was before."""
+    """The output of each row's last real step; of a row without any, what it was before.
+
+    Zero where the memory was emptied at an absent step after it.
+    """
     if mask is None:
         return y[:, -1]
     number = torch.arange(1, y.shape[1] + 1, device=y.device)
     last = (mask * number).amax(1)  # 0 where there is none
     index = (last - 1).clamp_min(0)[:, None, None].expand(-1, 1, y.shape[2])
     found = y.gather(1, index)[:, 0]
-    empty = torch.zeros_like(found) if before is None else before.to(found.dtype)
-    return torch.where((last > 0)[:, None], found, empty)
+    empty = torch.zeros_like(found)
+    before = empty if before is None else before.to(found.dtype)
+    found = torch.where((last > 0)[:, None], found, before)
+    if reset is None:
+        return found
+    return torch.where(((reset * number).amax(1) > last)[:, None], empty, found)

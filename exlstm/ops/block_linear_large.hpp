@@ -268,13 +268,12 @@ struct Large {
         const int64_t stride = (padded<T>(count) / W | 1) * W;  // spreads a column over the cache
         const int64_t at = map.offset + block * map.block_stride + outputs.begin;
         const int64_t most = maps.rows < DEPTH ? maps.rows : DEPTH;
+        const int64_t dw_stride = map.pieces * map.in;
         const Scratch<T> memory((most + 1) * stride + most * padded<T>(map.in));
         T *left = memory, *bias = left + most * stride, *right = bias + stride;
-        T* dw = map.dw + (block * map.out + outputs.begin) * map.in;
+        T* dw = map.dw + (block * map.out + outputs.begin) * dw_stride;
         for (int64_t row = 0; row < maps.rows; row += DEPTH) {
             const int64_t depth = maps.rows - row < DEPTH ? maps.rows - row : DEPTH;
-            pack<T>(map.x + row * map.x_stride + block * map.in, map.x_stride, depth, map.in,
-                    right);
             for (int64_t k = 0; k < depth; ++k) {
                 const T* from = dy + (row + k) * maps.width + at;
                 for (int64_t o = 0; o < count; o += W) {
@@ -283,8 +282,12 @@ struct Large {
                     store(bias + o, load(bias + o) + v);
                 }
             }
-            product<T, true>(count, map.in, depth, left, stride, {right, PACKED}, dw, map.in,
-                             row > 0);
+            for (int64_t piece = 0; piece < map.pieces; ++piece) {
+                const T* x = map.x + row * map.x_stride + (piece * maps.blocks + block) * map.in;
+                pack<T>(x, map.x_stride, depth, map.in, right);
+                product<T, true>(count, map.in, depth, left, stride, {right, PACKED},
+                                 dw + piece * map.in, dw_stride, row > 0);
+            }
         }
         std::memcpy(db + at, bias, sizeof(T) * count);
     }

@@ -17,8 +17,9 @@ struct Map {
     T* dx;                         // rows of N blocks of I; null if large blocks need none
     int64_t add;                   // to dx, since a part before this one has the same input
     T* dw;
+    int64_t pieces;                // 1, or P: x is P N I, dw is N O P I, and dw alone is asked for
 };
-static_assert(sizeof(Map<float>) == 10 * sizeof(int64_t));
+static_assert(sizeof(Map<float>) == 11 * sizeof(int64_t));
 
 template <typename T>
 struct Maps {

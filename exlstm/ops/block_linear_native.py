@@ -89,7 +89,8 @@ def _maps(inputs, source, weights, order, gradients=None) -> tuple[Tensor, list[
         if gradients is not None:
             dx, dw = gradients
             to = (dx[which].data_ptr(), int(which in seen), dw[part].data_ptr())
-        table.append((in_size, out_size, x.data_ptr(), x_stride, w.data_ptr(), *place, *to))
+        row = (in_size, out_size, x.data_ptr(), x_stride, w.data_ptr(), *place, *to, 1)
+        table.append(row)
         offset += blocks * out_size if order == "parts" else out_size
         seen.add(which)
     return torch.tensor(table, dtype=torch.int64), [*weights, *(x for x, _ in rows)]
@@ -113,11 +114,11 @@ def _backward(inputs, source, weights, dy, order):
 
 
 def d_weights(
-    x: Float[Tensor, "B T N*I"], dy: Float[Tensor, "B T N*O"], dw: Float[Tensor, "N O I"]
+    x: Float[Tensor, "B T P N I"], dy: Float[Tensor, "B T N*O"], dw: Float[Tensor, "N O P*I"]
 ) -> None:
-    """Write the gradient of the weights of one part alone. O and I must differ."""
-    (blocks, out_size, in_size), (x, step) = dw.shape, native.steps(x)
-    row = (in_size, out_size, x.data_ptr(), step, 0, 0, out_size, 0, 0, dw.data_ptr())
+    """Write the gradient of the weights alone, for blocks with P pieces of input. P I is not O."""
+    (blocks, out_size, _), (pieces, _, in_size), (x, step) = dw.shape, x.shape[2:], native.steps(x)
+    row = (in_size, out_size, x.data_ptr(), step, 0, 0, out_size, 0, 0, dw.data_ptr(), pieces)
     sizes, maps = (dy.shape[0] * dy.shape[1], blocks, dy.shape[2], 1), torch.tensor([row])
     db = dy.new_empty(dy.shape[2])
     native.call("block_linear_backward", dy.dtype, *sizes, maps, dy.contiguous(), db)

@@ -36,7 +36,8 @@ struct Small {
 
     static bool fits(const Maps<T>& maps) {
         for (const Map<T>& map : maps) {
-            if (map.in != SIZE || map.out != SIZE || map.block_stride != SIZE) return false;
+            if (map.in != SIZE || map.out != SIZE) return false;
+            if (map.block_stride != SIZE || map.pieces != 1) return false;
         }
         return true;
     }

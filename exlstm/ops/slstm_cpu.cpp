@@ -6,7 +6,8 @@
 // by block of cells: the recurrent product of all four gates for a few rows, in registers, then
 // what is per cell. How rows are divided among tasks changes no bit of any result.
 //
-// Layouts as in Python: x B T H G V, r H V G V, states B T H V or B H V, flags B T bytes or null.
+// Layouts as in Python: x and dx B T H G V or B T G H V; r H V G V, from before to, for the forward
+// pass also by rows, G H V V, to before from; states B T H V or B H V; flags B T bytes or null.
 
 #include "slstm_cpu.hpp"
 
@@ -18,7 +19,9 @@ template <typename T>
 struct Forward {
     Sizes s;
     int64_t exp_forget;
-    const T *x, *r;
+    const T* x;
+    int64_t r_by_rows;
+    const T* r;
     State<const T> start;
     const uint8_t *mask, *reset;
     T* h;
@@ -32,16 +35,17 @@ struct Forward {
         const bool packs = worth_packing<T>(s);
         const int64_t head_size = padded<T>(s.V) * s.V * GATES;
         const Scratch<T> packed(packs ? s.H * head_size : 0);
+        const int64_t size = s.V * s.V, stride = r_by_rows ? size : GATES * size;
         if (packs) {
             threads.run(s.H, [&](int64_t head) {
-                pack(r + head * s.V * GATES * s.V, s.V, packed + head * head_size);
+                const T* from = r + head * stride;
+                T* to = packed + head * head_size;
+                r_by_rows ? pack_rows(from, s.V, s.H * size, to) : pack(from, s.V, to);
             });
         }
         threads.run(tasks.count(), [&](int64_t index) {
             const Task task = tasks[index];
-            const T* weights = packs ? packed + task.head * head_size
-                                     : r + task.head * s.V * GATES * s.V;
-            run(task, weights, packs);
+            run(task, packs ? packed + task.head * head_size : r + task.head * stride, packs);
         });
     }
 
@@ -49,7 +53,8 @@ struct Forward {
         constexpr int64_t W = lanes<T>;
         const int64_t P = padded<T>(s.V), size = task.rows * P;
         const int64_t k_stride = packs ? GATES * W : GATES * s.V, c_stride = packs ? W : s.V;
-        const int64_t block_stride = packs ? s.V * GATES * W : W;
+        const bool by_rows = r_by_rows && !packs;
+        const int64_t block_stride = packs ? s.V * GATES * W : by_rows ? W * s.V : W;
         const Scratch<T> memory(5 * size);
         State<T> now{memory, memory + 2 * size, memory + 3 * size, memory + 4 * size};
         T* next_h = memory + size;
@@ -70,7 +75,12 @@ struct Forward {
                 for_row_tiles(task.rows, [&](int64_t row, auto rows) {
                     constexpr int R = decltype(rows)();
                     Vec<T> sum[R][GATES];
-                    product<T, R, GATES>(now.h + row * P, P, block, k_stride, c_stride, s.V, sum);
+                    const T* h = now.h + row * P;
+                    if (by_rows) {
+                        product_by_rows<T, R>(h, P, block, s.H * s.V * s.V, s.V, sum);
+                    } else {
+                        product<T, R, GATES>(h, P, block, k_stride, c_stride, s.V, sum);
+                    }
                     for (int k = 0; k < R; ++k) {
                         step(task, t, row + k, cell, sum[k], now, next_h, keeps);
                     }
@@ -96,9 +106,9 @@ struct Forward {
         Vec<T> h = load(now.h + here), c = load(now.c + here), n = load(now.n + here),
                m = load(now.m + here);
         if (!mask || mask[step]) {
-            const T* input = x + at * GATES + cell;
-            prefetch(input + s.H * GATES * s.V, s.V);
-            const Gates<T> raw = with_input(sum, input, s.V, count);
+            const T* input = x + s.input(b, t, task.head) + cell;
+            prefetch(input + s.H * GATES * s.V, s.gate_stride);
+            const Gates<T> raw = with_input(sum, input, s.gate_stride, count);
             const Scales<Vec<T>> scales((exp_forget ? raw.f : log_sigmoid(raw.f)) + m, raw.i);
             m = scales.m;
             c = scales.f * c + scales.i * tanh(raw.z);
@@ -303,11 +313,11 @@ struct Backward {
                             const Vec<T> (&sum)[GATES], const State<T>& now, T* factors) const {
         constexpr int64_t W = lanes<T>;
         const int64_t here = row * padded<T>(s.V) + cell;
-        const T* input = x + (((task.row + row) * s.T + t) * s.H + task.head) * GATES * s.V + cell;
-        prefetch(input + s.H * GATES * s.V, s.V);
+        const T* input = x + s.input(task.row + row, t, task.head) + cell;
+        prefetch(input + s.H * GATES * s.V, s.gate_stride);
         const Vec<T> c_before = load(now.c + here), n_before = load(now.n + here);
         const Vec<T> m_before = load(now.m + here), one = splat(T(1));
-        const Gates<T> raw = with_input(sum, input, s.V, s.V - cell);
+        const Gates<T> raw = with_input(sum, input, s.gate_stride, s.V - cell);
         Vec<T> slope_f = one;
         const Vec<T> log_f = exp_forget ? raw.f : log_sigmoid(raw.f, &slope_f);
         const Scales<Vec<T>> scales(log_f + m_before, raw.i);
@@ -336,13 +346,14 @@ struct Backward {
         constexpr int64_t W = lanes<T>;
         const int64_t P = padded<T>(s.V);
         for (int64_t row = 0; row < task.rows; ++row) {
-            const int64_t at = (((task.row + row) * s.T + t) * s.H + task.head) * s.V;
+            const int64_t b = task.row + row, at = ((b * s.T + t) * s.H + task.head) * s.V;
             const T* factors = memory.factors + (replayed * task.rows + row) * P * FACTORS;
             for (int64_t cell = 0; cell < s.V; cell += W, factors += W * FACTORS) {
                 const int64_t here = row * P + cell, count = s.V - cell;
-                T *d_raw = memory.dg + row * GATES * P + cell, *d_x = dx + at * GATES + cell;
+                T* d_raw = memory.dg + row * GATES * P + cell;
+                T* d_x = dx + s.input(b, t, task.head) + cell;
                 __builtin_prefetch(dh + at - s.H * s.V + cell);
-                prefetch<1>(d_x - s.H * GATES * s.V, s.V);
+                prefetch<1>(d_x - s.H * GATES * s.V, s.gate_stride);
                 const Vec<T> d_h = load(memory.d.h + here) + load_n(dh + at + cell, count);
                 Vec<T> d_gates[GATES] = {};
                 if (mask && !is(mask, task, row, t)) {
@@ -352,7 +363,7 @@ struct Backward {
                 }
                 for (int g = 0; g < GATES; ++g) {
                     store(d_raw + g * P, d_gates[g]);
-                    store_n(d_x + g * s.V, d_gates[g], count);
+                    store_n(d_x + g * s.gate_stride, d_gates[g], count);
                 }
             }
         }
@@ -432,21 +443,25 @@ struct Backward {
 #define EXLSTM_SLSTM(T, NAME)                                                                      \
     EXLSTM_EXPORT void exlstm_slstm_forward_##NAME(                                                \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
-        int64_t V, int64_t kept_steps, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
+        int64_t V, int64_t kept_steps, int64_t head_stride, int64_t gate_stride,                   \
+        int64_t exp_forget, const T* x, int64_t r_by_rows, const T* r, const T* h0, const T* c0,   \
         const T* n0, const T* m0, const uint8_t* mask, const uint8_t* reset, T* h, T* c_last,      \
         T* n_last, T* m_last, T* c_kept, T* n_kept, T* m_kept) {                                   \
-        Forward<T>{{B, steps, H, V, kept_steps}, exp_forget, x, r, {h0, c0, n0, m0}, mask, reset, h,           \
+        const Sizes sizes{B, steps, H, V, kept_steps, head_stride, gate_stride};                   \
+        Forward<T>{sizes, exp_forget, x, r_by_rows, r, {h0, c0, n0, m0}, mask, reset, h,           \
                    {nullptr, c_last, n_last, m_last}, {nullptr, c_kept, n_kept, m_kept}}           \
             .run({parallel, threads});                                                             \
     }                                                                                              \
     EXLSTM_EXPORT void exlstm_slstm_backward_##NAME(                                               \
         exlstm::ParallelFor parallel, int64_t threads, int64_t B, int64_t steps, int64_t H,        \
-        int64_t V, int64_t kept_steps, int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0,           \
-        const T* n0, const T* m0, const T* h, const T* c_kept, const T* n_kept, const T* m_kept,   \
+        int64_t V, int64_t kept_steps, int64_t head_stride, int64_t gate_stride,                   \
+        int64_t exp_forget, const T* x, const T* r, const T* h0, const T* c0, const T* n0,         \
+        const T* m0, const T* h, const T* c_kept, const T* n_kept, const T* m_kept,                \
         const uint8_t* mask, const uint8_t* reset, const T* dh, const T* dh_last,                  \
         const T* dc_last, const T* dn_last, const T* dm_last, T* dx, T* dh0, T* dc0, T* dn0,       \
         T* dm0) {                                                                                  \
-        Backward<T>{{B, steps, H, V, kept_steps}, exp_forget, x, r, {h0, c0, n0, m0}, h,                       \
+        const Sizes sizes{B, steps, H, V, kept_steps, head_stride, gate_stride};                   \
+        Backward<T>{sizes, exp_forget, x, r, {h0, c0, n0, m0}, h,                                  \
                     {nullptr, c_kept, n_kept, m_kept}, mask, reset, dh,                            \
                     {dh_last, dc_last, dn_last, dm_last}, dx, {dh0, dc0, dn0, dm0}}                \
             .run({parallel, threads});                                                             \

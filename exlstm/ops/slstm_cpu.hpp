@@ -15,6 +15,13 @@ struct Sizes {
     // The backward pass is given c, n and m after every so many steps, and runs those between
     // again. Memory fresh from the system costs more than that.
     int64_t kept_steps;
+    // In a step of x and dx. The cells of a gate lie side by side.
+    int64_t head_stride, gate_stride;
+
+    // Where the pre-activations of a step begin.
+    int64_t input(int64_t b, int64_t t, int64_t head) const {
+        return (b * T + t) * H * GATES * V + head * head_stride;
+    }
 
     // Where the state after step t, one of those kept, is.
     int64_t kept(int64_t b, int64_t t, int64_t head) const {
@@ -47,17 +54,34 @@ EXLSTM_INLINE void product(const T* rows, int64_t row_stride, const T* weights, 
     }
 }
 
-// For weights that are read too seldom to be packed.
+// For weights that are read too seldom to be packed; of whole vectors.
 template <typename T>
 T dot(const T* a, const T* b, int64_t depth) {
     Vec<T> total[4] = {};
-    for (int64_t k = 0; k < depth; k += 4 * lanes<T>) {
+    int64_t k = 0;
+    for (; k + 4 * lanes<T> <= depth; k += 4 * lanes<T>) {
 #pragma GCC unroll 4
         for (int part = 0; part < 4; ++part) {
             total[part] += load(a + k + part * lanes<T>) * load(b + k + part * lanes<T>);
         }
     }
+    for (; k < depth; k += lanes<T>) total[0] += load(a + k) * load(b + k);
     return sum((total[0] + total[1]) + (total[2] + total[3]));
+}
+
+// As `product`, of weights by rows: one for each sum of a gate, the next gate's `stride` on.
+template <typename T, int R>
+EXLSTM_INLINE void product_by_rows(const T* rows, int64_t row_stride, const T* weights,
+                                   int64_t stride, int64_t depth, Vec<T> (&sum)[R][GATES]) {
+    for (int g = 0; g < GATES; ++g, weights += stride) {
+        T lane[R][lanes<T>];
+        for (int c = 0; c < lanes<T>; ++c) {
+            for (int r = 0; r < R; ++r) {
+                lane[r][c] = dot(rows + r * row_stride, weights + c * depth, depth);
+            }
+        }
+        for (int r = 0; r < R; ++r) sum[r][g] = load(lane[r]);
+    }
 }
 
 // Whether each weight is read often enough to be worth packing. A last, partial block of cells is
@@ -77,6 +101,20 @@ void pack(const T* r, int64_t V, T* packed) {
         for (int64_t k = 0; k < V; ++k) {
             for (int g = 0; g < GATES; ++g, packed += W) {
                 store(packed, load_n(r + (k * GATES + g) * V + cell, count));
+            }
+        }
+    }
+}
+
+// As `pack`, of weights by rows.
+template <typename T>
+void pack_rows(const T* r, int64_t V, int64_t stride, T* packed) {
+    constexpr int64_t W = lanes<T>;
+    for (int64_t cell = 0; cell < V; cell += W, r += W * V) {
+        const int64_t count = V - cell < W ? V - cell : W;
+        for (int64_t k = 0; k < V; ++k) {
+            for (int g = 0; g < GATES; ++g, packed += W) {
+                for (int64_t c = 0; c < count; ++c) packed[c] = r[g * stride + c * V + k];
             }
         }
     }
@@ -110,16 +148,16 @@ struct Gates {
 // The gates of the step that is next, to be read or written. Steps lie too far apart for the
 // hardware to see it coming.
 template <int WRITE = 0, typename T>
-EXLSTM_INLINE void prefetch(const T* gates, int64_t V) {
-    for (int g = 0; g < GATES; ++g) __builtin_prefetch(gates + g * V, WRITE);
+EXLSTM_INLINE void prefetch(const T* gates, int64_t stride) {
+    for (int g = 0; g < GATES; ++g) __builtin_prefetch(gates + g * stride, WRITE);
 }
 
 // The pre-activations of one row and block of cells.
 template <typename T>
-EXLSTM_INLINE Gates<T> with_input(const Vec<T> (&sum)[GATES], const T* x, int64_t V,
+EXLSTM_INLINE Gates<T> with_input(const Vec<T> (&sum)[GATES], const T* x, int64_t stride,
                                   int64_t count) {
-    return {sum[0] + load_n(x, count), sum[1] + load_n(x + V, count),
-            sum[2] + load_n(x + 2 * V, count), sum[3] + load_n(x + 3 * V, count)};
+    return {sum[0] + load_n(x, count), sum[1] + load_n(x + stride, count),
+            sum[2] + load_n(x + 2 * stride, count), sum[3] + load_n(x + 3 * stride, count)};
 }
 
 // m is the larger of two exponents, so one of f' and i' is 1 and the other exp(-|difference|).

@@ -33,10 +33,23 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
+def _in_memory(x: Tensor) -> Tensor:
+    return x.transpose(2, 3) if slstm_op.is_gates_first(x) else x.contiguous()
+
+
+def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
+    batch, time, heads, gates, cells = x.shape
+    head, gate = (cells, heads * cells) if slstm_op.is_gates_first(x) else (gates * cells, cells)
+    return batch, time, heads, cells, KEPT_STEPS, head, gate, int(forget_gate == "exp")
+
+
 def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
     outputs = slstm_op.new_outputs(x, KEPT_STEPS if keep else None)
-    inputs = _contiguous(x, r, h0, c0, n0, m0, mask, reset)
     transforms.fill_spare(outputs[4:])
+    # A step costs less than a copy of r, so that is read also where it is a view of rows G H V.
+    rows = r.permute(2, 0, 3, 1)
+    weights = (1, rows) if rows.is_contiguous() else (0, r.contiguous())
+    inputs = (_in_memory(x), *weights, *_contiguous(h0, c0, n0, m0, mask, reset))
     kept = outputs[4:] if keep else (None,) * 3
     native.call("slstm_forward", x.dtype, *_sizes(x, forget_gate), *inputs, *outputs[:4], *kept)
     return outputs
@@ -46,26 +59,21 @@ def _backward(
     x, r, h0, c0, n0, m0, h, c, n, m, mask, reset, forget_gate,
     dh, dh_last, dc_last, dn_last, dm_last,
 ):  # fmt: skip
-    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dx = slstm_op.new_dx(x)
     d_state = [torch.empty_like(h0, memory_format=torch.contiguous_format) for _ in range(4)]
-    inputs = _contiguous(x, r, h0, c0, n0, m0, h, c, n, m, mask, reset)
+    inputs = (_in_memory(x), *_contiguous(r, h0, c0, n0, m0, h, c, n, m, mask, reset))
     d_outputs = _contiguous(dh, dh_last, dc_last, dn_last, dm_last)
-    native.call(
-        "slstm_backward", x.dtype, *_sizes(x, forget_gate), *inputs, *d_outputs, dx, *d_state
-    )
+    gradients = (_in_memory(dx), *d_state)
+    native.call("slstm_backward", x.dtype, *_sizes(x, forget_gate), *inputs, *d_outputs, *gradients)
 
     before = torch.cat((h0[:, None], h[:, :-1]), 1)  # the h each step started from
     if reset is not None:
         before = before.masked_fill(reset[..., None, None], 0.0)
     # r maps the h before to x as weights map their input; here each is in the other's place.
     d_r = torch.empty_like(r, memory_format=torch.contiguous_format)
-    d_weights(dx.flatten(2), before.flatten(2), d_r.flatten(2))
+    pieces = dx.transpose(2, 3) if slstm_op.is_gates_first(dx) else dx.flatten(3)[:, :, None]
+    d_weights(pieces, before.flatten(2), d_r.flatten(2))
     return dx, d_r, *d_state
-
-
-def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
-    batch, time, heads, _, cells = x.shape
-    return batch, time, heads, cells, KEPT_STEPS, int(forget_gate == "exp")
 
 
 slstm_op.register("slstm_native", "cpu", KEPT_STEPS, _forward, _backward)

@@ -94,6 +94,17 @@ def new_outputs(x: Float[Tensor, "B T H G V"], kept_steps: int | None) -> tuple[
     return tuple(x.new_empty(shape) for shape in shapes)
 
 
+def is_gates_first(x: Float[Tensor, "B T H G V"]) -> bool:
+    """Whether x lies in memory as B T G H V, as what one dense map gives for all heads does."""
+    return not x.is_contiguous() and x.transpose(2, 3).is_contiguous()
+
+
+def new_dx(x: Float[Tensor, "B T H G V"]) -> Tensor:
+    """The gradient of x, not yet written: with the gates first if x is so, else contiguous."""
+    layout = torch.preserve_format if is_gates_first(x) else torch.contiguous_format
+    return torch.empty_like(x, memory_format=layout)
+
+
 class _SLSTM(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -118,4 +129,4 @@ class _SLSTM(torch.autograd.Function):
 
 
 def _backward_fake(x, r, h0, c0, n0, m0, *_):
-    return tuple(s.new_empty(s.shape) for s in (x, r, h0, c0, n0, m0))
+    return new_dx(x), *(s.new_empty(s.shape) for s in (r, h0, c0, n0, m0))

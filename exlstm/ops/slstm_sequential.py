@@ -126,7 +126,7 @@ def _backward(
         d_h, d_c, d_n, d_m = new
     d_r = torch.einsum("thbv,thbgw->hvgw", h_prev, d_raw)
     d_state = (d.transpose(0, 1).contiguous() for d in (d_h, d_c, d_n, d_m))
-    return _batch_first(d_raw), d_r, *d_state
+    return slstm_op.new_dx(x).copy_(d_raw.movedim(2, 0)), d_r, *d_state
 
 
 def _states_before(

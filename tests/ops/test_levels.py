@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from exlstm.ops import backends, native
-from exlstm.testing import CASES, DTYPES, OPS, Case, Results, check_contract, make_inputs, run
+from exlstm.testing import (
+    CASES,
+    DTYPES,
+    OPS,
+    Case,
+    Results,
+    assert_as_accurate,
+    check_contract,
+    make_inputs,
+    run,
+    to_double,
+)
 
 
 def has_kernels(op: str) -> bool:
@@ -55,6 +66,39 @@ def test_contract(op: str, case: Case, dtype: torch.dtype) -> None:
     want = on_threads(1, op, case, dtype)
     for count in (1, 2, 3):
         assert_same_bits(on_threads(count, op, case, dtype), want)
+
+
+@pytest.mark.usefixtures("level", "threads")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES["slstm"] + LARGE, ids=str)
+def test_slstm_with_the_gates_first(case: Case, dtype: torch.dtype) -> None:
+    """As a dense map gives x: the same bits, and a gradient that lies as x does."""
+    inputs = make_inputs("slstm", case, dtype)
+    want = on_threads(1, "slstm", case, dtype)
+    inputs["x"] = inputs["x"].transpose(2, 3).contiguous().transpose(2, 3)
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        got = run(OPS["slstm"], inputs, backend="native")
+        assert_same_bits(got, want)
+        assert got["grad.x"].transpose(2, 3).is_contiguous()
+
+
+WHOLE = (Case(name="step-whole", B=1, T=1, V=48), Case(name="steps-whole", B=3, T=1, H=1, V=64))
+
+
+@pytest.mark.usefixtures("level", "threads")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES["slstm"] + LARGE + WHOLE, ids=str)
+def test_slstm_with_weights_by_rows(case: Case, dtype: torch.dtype) -> None:
+    """As `nn.LSTM` has them: to gate and cell, from."""
+    inputs = make_inputs("slstm", case, dtype)
+    plain, truth = (run(OPS["slstm"], x, backend="reference") for x in (inputs, to_double(inputs)))
+    inputs["r"] = inputs["r"].permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2)
+    torch.set_num_threads(1)
+    want = run(OPS["slstm"], inputs, backend="native")
+    assert_as_accurate(want, plain, truth, dtype)
+    torch.set_num_threads(3)
+    assert_same_bits(run(OPS["slstm"], inputs, backend="native"), want)
 
 
 class Backwards:

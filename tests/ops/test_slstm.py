@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from exlstm.ops import SLSTMState, backends, slstm
+from exlstm.ops import SLSTMState, backends, native, slstm, slstm_native
 from exlstm.testing import (
     CASES,
     DTYPES,
@@ -18,9 +19,11 @@ from exlstm.testing import (
     generator,
     make_inputs,
     run,
+    strided,
 )
 
 BACKENDS = backends("slstm")
+needs_kernels = pytest.mark.skipif(native.library() is None, reason=str(native.reason()))
 FORGET = ("sigmoid", "exp")
 
 
@@ -187,3 +190,77 @@ def test_first_step_is_o_tanh_z(backend: str) -> None:
     torch.testing.assert_close(h, o.sigmoid() * z.tanh(), rtol=1e-14, atol=0.0)
     torch.testing.assert_close(state.m, i[:, 0], rtol=0.0, atol=0.0)
     torch.testing.assert_close(state.n, torch.ones_like(state.n), rtol=0.0, atol=0.0)
+
+
+LAYOUTS = {
+    "contiguous": Tensor.contiguous,
+    "gates first": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "strided": strided,
+}
+
+
+def op_arguments(name: str, layout: str, **options: Any) -> tuple[list[Any], list[Any]]:
+    """What the registered forward and backward passes are called with."""
+    case = Case(name="op", H=3, V=5, state=True, **options)
+    inputs = make_inputs("slstm", case, torch.float32)
+    start = [LAYOUTS[layout](inputs["x"]), inputs["r"], *inputs["state"]]
+    flags = [inputs["mask"], inputs["reset"], "sigmoid"]
+    h, _, _, _, *kept = getattr(torch.ops.exlstm, f"{name}_forward")(*start, *flags)
+    gradients = [torch.randn_like(h), *(torch.randn_like(s) for s in inputs["state"])]
+    return [*start, *flags], [*start, h, *kept, *flags, *gradients]
+
+
+class Large(TorchDispatchMode):
+    """Collects the memory, of at least so many numbers, that operations return."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.found = least, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() >= 4 * self.least:
+                self.found.append(tensor)
+        return result
+
+    def places(self) -> set[int]:
+        return {tensor.untyped_storage().data_ptr() for tensor in self.found}
+
+
+@needs_kernels
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_x_is_copied_only_if_it_must_be(layout: str) -> None:
+    forward, backward = op_arguments("slstm_native", layout, T=70, mask=True, reset=True)
+    x, copies = forward[0], int(layout == "strided")
+    known = {x.untyped_storage().data_ptr()}
+    with Large(x.numel()) as large:
+        slstm_native._forward(*forward)
+    assert len(large.places() - known) == copies
+    with Large(x.numel()) as large:
+        dx, *_ = slstm_native._backward(*backward)
+    assert len(large.places() - known - {dx.untyped_storage().data_ptr()}) == copies
+    assert (dx.stride() == x.stride()) == (not copies)
+
+
+@needs_kernels
+@pytest.mark.parametrize("by_rows", [False, True], ids=["strided", "by rows"])
+def test_a_step_does_not_copy_weights_by_rows(by_rows: bool) -> None:
+    (x, r, *others), _ = op_arguments("slstm_native", "contiguous", T=1)
+    r = r.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2) if by_rows else strided(r)
+    with Large(r.numel()) as large:
+        slstm_native._forward(x, r, *others, keep=False)
+    assert len(large.places() - {r.untyped_storage().data_ptr()}) == (not by_rows)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("layout", ["gates first", "strided"])
+@pytest.mark.parametrize("name", ["slstm", pytest.param("slstm_native", marks=needs_kernels)])
+def test_registered_in_any_layout(name: str, layout: str) -> None:
+    """That what is said of dx to the compiler, its strides included, is so."""
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for way, arguments in zip(
+        ("forward", "backward"), op_arguments(name, layout, T=9), strict=True
+    ):
+        op = getattr(torch.ops.exlstm, f"{name}_{way}")
+        torch.library.opcheck(op, tuple(arguments), test_utils=tests)

@@ -1,0 +1,1 @@
+"""Programs as users of `nn.LSTM` write them: each takes the class and returns its losses."""
