@@ -174,7 +174,7 @@ def _with_keys(memory: Any) -> Any:
     return [(pytree.SequenceKey(index), entry) for index, entry in enumerate(memory)], None
 
 
-# So that torch.export, torch.func and tree_map see the tensors.
+# So that torch.export, torch.func and tree_map see the tensors; and torch.load them alone.
 pytree.register_pytree_node(
     Memory,
     lambda memory: (list(memory), None),
@@ -182,3 +182,4 @@ pytree.register_pytree_node(
     serialized_type_name="exlstm.nn.Memory",
     flatten_with_keys_fn=_with_keys,
 )
+torch.serialization.add_safe_globals([Memory])

@@ -26,9 +26,11 @@ from exlstm.ops import mlstm, slstm
 from exlstm.ops.block_linear import block_linear
 from exlstm.ops.checks import check_choice, compute_dtype
 from exlstm.ops.mlstm_reference import ForgetGate, InputGate
+from exlstm.ops.transforms import exportable
 from exlstm.shapes import Bool, Float
 
 
+@exportable
 class MixerState(NamedTuple):
     """What a mixer remembers.
 

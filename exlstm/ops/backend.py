@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -178,7 +179,13 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
     for implementation in _implementations(op):
         if backend not in (None, implementation.name):
             continue
-        if backend is None and implementation.yields(*tensors):
+        # A compiled call costs little whoever runs it, and a question about sizes would be a guard:
+        # a graph for each answer, and no export with a size left open.
+        if (
+            backend is None
+            and not torch.compiler.is_compiling()
+            and implementation.yields(*tensors)
+        ):
             continue
         reason = implementation.refuse(*tensors)
         if reason is None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import native, transforms
 from exlstm.ops.block_linear_reference import Order
 from exlstm.shapes import Float
 
@@ -39,13 +39,14 @@ def block_linear_native(
         source.append(same[0] if same else len(unique))
         if not same:
             unique.append(x)
-    variables = (*unique, *weights) if bias is None else (*unique, *weights, bias)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in variables):
+    if transforms.needs_gradient(bias, *unique, *weights):
         return _BlockLinear.apply(source, order, bias, *unique, *weights)
     return torch.ops.exlstm.block_linear_forward(unique, source, list(weights), bias, order)
 
 
 class _BlockLinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(source, order, bias, *tensors):
         inputs, weights = tensors[: -len(source)], tensors[-len(source) :]
@@ -141,3 +142,7 @@ def _backward_fake(inputs, source, weights, dy, order):
         [w.new_empty(w.shape) for w in weights],
         dy.new_empty(dy.shape[2:]),
     )
+
+
+transforms.register_vmap("block_linear_forward")
+transforms.register_vmap("block_linear_backward")

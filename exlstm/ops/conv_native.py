@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import native, transforms
 from exlstm.shapes import Bool, Float
 
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor state, Tensor? mask, Tensor? reset"
@@ -29,13 +29,14 @@ def conv_native(
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B W-1 D"]]:
     """The convolution by compiled kernels. Of the inputs, x alone is kept for the backward pass."""
     arguments = (x, weight, bias, state, mask, reset, activation == "silu")
-    variables = (x, weight, state) if bias is None else (x, weight, state, bias)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in variables):
+    if transforms.needs_gradient(x, weight, bias, state):
         return _Conv.apply(*arguments)
     return torch.ops.exlstm.conv_forward(*arguments)
 
 
 class _Conv(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x, weight, bias, state, mask, reset, silu):
         return torch.ops.exlstm.conv_forward(x, weight, bias, state, mask, reset, silu)
@@ -101,3 +102,7 @@ def _backward_fake(x, weight, bias, state, *_):
         weight.new_empty(weight.shape[:1]),
         state.new_empty(state.shape),
     )
+
+
+transforms.register_vmap("conv_forward")
+transforms.register_vmap("conv_backward")

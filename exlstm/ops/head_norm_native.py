@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import native, transforms
 from exlstm.shapes import Float
 
 _INPUTS = "Tensor h, Tensor weight, Tensor? gate, Tensor? skip, Tensor? skipped"
@@ -42,12 +42,14 @@ def head_norm_native(
 ) -> Float[Tensor, "B T X"]:
     """The head norm by the compiled kernels."""
     inputs = (h, weight, gate, skip, skipped)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+    if transforms.needs_gradient(*inputs):
         return _HeadNorm.apply(*inputs, eps, activation)[0]
     return torch.ops.exlstm.head_norm_forward.default(*inputs, eps, activation)[0]
 
 
 class _HeadNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(h, weight, gate, skip, skipped, eps, activation):
         inputs = (h, weight, gate, skip, skipped)
@@ -124,3 +126,7 @@ def _forward_fake(h, weight, gate, skip, skipped, eps, activation):
 def _backward_fake(h, weight, gate, skip, skipped, kept, dy, activation):
     inputs = (h, weight, gate, skip, skipped)
     return tuple(h.new_empty((0,) if x is None else x.shape) for x in inputs)
+
+
+transforms.register_vmap("head_norm_forward")
+transforms.register_vmap("head_norm_backward")

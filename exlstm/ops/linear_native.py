@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import native, transforms
 from exlstm.shapes import Float
 
 torch.library.define("exlstm::linear_rows", "(Tensor x, Tensor weight, Tensor? scale) -> Tensor")
@@ -34,3 +34,6 @@ def _forward(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
 @torch.library.register_fake("exlstm::linear_rows")
 def _forward_fake(x: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+transforms.register_vmap("linear_rows")

@@ -7,6 +7,7 @@ wider vectors, and oneDNN is up to twice as fast; the sums are float32 in both.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from exlstm.shapes import Float
@@ -17,6 +18,9 @@ SMALL = 1 << 22
 # The op is not a documented one. Asked here, since torch.compile does not trace the question.
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
+# An op of ours around it, since that one torch.compile takes apart, and then fails on it.
+torch.library.define("exlstm::linear_onednn", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
 
 def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
     """Why oneDNN cannot run the map on these tensors, or `None` if it can."""
@@ -25,6 +29,8 @@ def refuse(x: Tensor, weight: Tensor, *bias: Tensor) -> str | None:
             return f"it is for float32 on the CPU, not {tensor.dtype} on {tensor.device.type}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast asks for another dtype"
+    if torch.compiler.is_exporting():
+        return "an exported program also runs where there is none"
     if not _AVAILABLE:
         return "this PyTorch has no oneDNN product"
     return None
@@ -42,16 +48,10 @@ def linear_onednn(
     return _Linear.apply(x, weight, bias)
 
 
-def _product(
-    a: Float[Tensor, "N X"], b: Float[Tensor, "Y X"], bias: Tensor | None = None
-) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(x, weight, bias):
-        return _product(x, weight, bias)
+        return torch.ops.exlstm.linear_onednn(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -64,9 +64,24 @@ class _Linear(torch.autograd.Function):
         rows = dy.flatten(0, -2)
         dx = d_weight = d_bias = None
         if ctx.needs_input_grad[0]:
-            dx = _product(rows, weight.t()).view(x.shape)
+            dx = linear_onednn(rows, weight.t(), None).view(x.shape)
         if ctx.needs_input_grad[1]:
-            d_weight = _product(rows.t(), x.flatten(0, -2).t())
+            d_weight = linear_onednn(rows.t(), x.flatten(0, -2).t(), None)
         if ctx.needs_input_grad[2]:
             d_bias = rows.sum(0)
         return dx, d_weight, d_bias
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors):
+        # oneDNN has no product of many matrices by many.
+        return torch.vmap(F.linear, in_dims)(*tensors), 0
+
+
+@torch.library.impl("exlstm::linear_onednn", "cpu")
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@torch.library.register_fake("exlstm::linear_onednn")
+def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])

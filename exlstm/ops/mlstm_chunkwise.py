@@ -101,6 +101,8 @@ def _scan(decay: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _MatMul(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(a, b):
         return a @ b

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import native, transforms
 from exlstm.ops.mlstm_reference import MLSTMState
 from exlstm.shapes import Float
 
@@ -42,7 +42,7 @@ def mlstm_native(
 ) -> tuple[Float[Tensor, "B T H V"], MLSTMState]:
     """The mLSTM by compiled kernels; one step is one pass over the memory."""
     inputs = (q, k, v, log_i, log_f, *state)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+    if transforms.needs_gradient(*inputs):
         h, c, n, m = _MLSTM.apply(*inputs, normalised)[:4]
     else:
         h, c, n, m = torch.ops.exlstm.mlstm_forward(*inputs, normalised, False)[:4]
@@ -50,6 +50,8 @@ def mlstm_native(
 
 
 class _MLSTM(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(q, k, v, log_i, log_f, c, n, m, normalised):
         return torch.ops.exlstm.mlstm_forward(q, k, v, log_i, log_f, c, n, m, normalised, True)
@@ -69,20 +71,20 @@ class _MLSTM(torch.autograd.Function):
         return *gradients, None
 
 
-def _chunk_length(time: int, key: int, value: int) -> int:
+def _chunk_length(key: int, value: int) -> int:
     """How many steps a chunk has.
 
     Inside its chunk a step costs K + V times the length; the memories kept for the backward pass
     take K V / length numbers a step. Measured over whole calls, the fastest of 32, 64 and 128.
     """
-    length = 32 if key * value < 64 * 64 else 64 if key * value < 256 * 256 else 128
-    return min(length, time)
+    return 32 if key * value < 64 * 64 else 64 if key * value < 256 * 256 else 128
 
 
 @torch.library.impl("exlstm::mlstm_forward", "cpu")
 def _forward(q, k, v, log_i, log_f, c, n, m, normalised, keep):
     outputs = _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep)
     inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
+    transforms.fill_spare(outputs[4:6])
     kept = outputs[4:] if keep else (None,) * 4
     (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
     native.call(
@@ -111,14 +113,15 @@ def _backward(
 
 
 def _sizes(q: Tensor, v: Tensor) -> tuple[int, ...]:
-    return *q.shape, v.shape[-1], _chunk_length(q.shape[1], q.shape[-1], v.shape[-1])
+    time, key, value = q.shape[1], q.shape[-1], v.shape[-1]
+    return *q.shape, value, min(_chunk_length(key, value), time)
 
 
 @torch.library.register_fake("exlstm::mlstm_forward")
 def _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep):
-    batch, time, heads, key, value, length = _sizes(q, v)
-    later = (time - 1) // length  # chunks but the first
-    memories = [(batch, heads, later, key, value), (batch, heads, later, key)]
+    (batch, time, heads, key), value = q.shape, v.shape[-1]
+    later = (time - 1) // _chunk_length(key, value)  # chunks but the first
+    memories = [transforms.room(batch * heads * later * size) for size in (key * value, key)]
     kept = [*memories, (batch, heads, time), (batch, heads, time)]
     shapes = [v.shape, c.shape, n.shape, m.shape, *(kept if keep else [(0,)] * 4)]
     return tuple(v.new_empty(shape) for shape in shapes)
@@ -127,3 +130,7 @@ def _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep):
 @torch.library.register_fake("exlstm::mlstm_backward")
 def _backward_fake(q, k, v, log_i, log_f, c, n, m, *_):
     return tuple(x.new_empty(x.shape) for x in (q, k, v, log_i, log_f, c, n, m))
+
+
+transforms.register_vmap("mlstm_forward")
+transforms.register_vmap("mlstm_backward")

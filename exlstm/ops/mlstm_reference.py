@@ -24,12 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exlstm.ops.transforms import exportable
 from exlstm.shapes import Bool, Float
 
 InputGate = Literal["exp", "sigmoid"]
 ForgetGate = Literal["sigmoid", "exp"]
 
 
+@exportable
 class MLSTMState(NamedTuple):
     """The mLSTM's memory: the true matrix and normaliser are `c * exp(m)` and `n * exp(m)`.
 

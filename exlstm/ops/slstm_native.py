@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import native, slstm_op
+from exlstm.ops import native, slstm_op, transforms
 from exlstm.ops.block_linear_native import d_weights
 from exlstm.ops.slstm_reference import SLSTMState
 from exlstm.shapes import Bool, Float
@@ -45,6 +45,7 @@ def _sizes(x: Tensor, forget_gate: str) -> tuple[int, ...]:
 
 def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
     outputs = slstm_op.new_outputs(x, KEPT_STEPS if keep else None)
+    transforms.fill_spare(outputs[4:])
     # A step costs less than a copy of r, so that is read also where it is a view of rows G H V.
     rows = r.permute(2, 0, 3, 1)
     weights = (1, rows) if rows.is_contiguous() else (0, r.contiguous())

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from exlstm.ops import transforms
 from exlstm.ops.slstm_reference import SLSTMState
 from exlstm.shapes import Bool, Float
 
@@ -54,6 +55,8 @@ def register(
         lambda x, *_, keep=True: new_outputs(x, kept_steps if keep else None),
     )
     torch.library.register_fake(f"exlstm::{name}_backward", _backward_fake)
+    transforms.register_vmap(f"{name}_forward")
+    transforms.register_vmap(f"{name}_backward")
 
 
 def run(
@@ -67,7 +70,7 @@ def run(
 ) -> tuple[Float[Tensor, "B T H V"], SLSTMState]:
     """The sLSTM by the op registered as `name`. Outputs at masked steps are the state's h."""
     inputs = (x, r, *state)
-    if torch.is_grad_enabled() and any(s.requires_grad for s in inputs):
+    if transforms.needs_gradient(*inputs):
         h, *last = _SLSTM.apply(name, *inputs, mask, reset, forget_gate)[:5]
     else:
         op = getattr(torch.ops.exlstm, f"{name}_forward")
@@ -79,13 +82,16 @@ def run(
 def new_outputs(x: Float[Tensor, "B T H G V"], kept_steps: int | None) -> tuple[Tensor, ...]:
     """The outputs of a forward pass, not yet written: h, the last c, n, m, the kept c, n, m.
 
-    The kept ones are those after steps `kept_steps`, twice that and so on, each B N H V; none with
-    `None`.
+    The kept ones are those after steps `kept_steps`, twice that and so on: B T H V of every step,
+    else a row of numbers in that order; none with `None`.
     """
     batch, time, heads, _, cells = x.shape
-    kept = 0 if kept_steps is None else time // kept_steps
-    states = (batch, time, heads, cells), *[(batch, heads, cells)] * 3
-    return tuple(x.new_empty(shape) for shape in (*states, *[(batch, kept, heads, cells)] * 3))
+    every = (batch, time, heads, cells)
+    kept = every if kept_steps == 1 else (0,)
+    if kept_steps not in (None, 1):
+        kept = transforms.room(batch * (time // kept_steps) * heads * cells)
+    shapes = every, *[(batch, heads, cells)] * 3, *[kept] * 3
+    return tuple(x.new_empty(shape) for shape in shapes)
 
 
 def is_gates_first(x: Float[Tensor, "B T H G V"]) -> bool:
@@ -100,6 +106,8 @@ def new_dx(x: Float[Tensor, "B T H G V"]) -> Tensor:
 
 
 class _SLSTM(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(name, x, r, h0, c0, n0, m0, mask, reset, forget_gate):
         op = getattr(torch.ops.exlstm, f"{name}_forward")

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exlstm.ops.mlstm_reference import empty_m, older_max
+from exlstm.ops.transforms import exportable
 from exlstm.shapes import Bool, Float
 
 
+@exportable
 class SLSTMState(NamedTuple):
     """The sLSTM's memory: the true cell and normaliser are `c * exp(m)` and `n * exp(m)`.
 

@@ -69,7 +69,7 @@ def _forward(x, r, h0, c0, n0, m0, mask, reset, forget_gate, keep=True):
         state = new if mask_steps is None else where_state(mask_steps[t], new, state)
         states.append(state)
     h, *others = (_batch_first(torch.stack(s)) for s in zip(*states, strict=True))
-    kept = others if keep else [s[:, :0] for s in others]
+    kept = others if keep else [x.new_empty(0) for _ in others]
     return h, *(s[:, -1].clone() for s in others), *kept
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from exlstm.ops import native
+from exlstm.ops import linear_onednn, native
+from exlstm.ops.linear import linear
 from exlstm.testing import OPS, Case, assert_as_accurate, make_inputs, run, to_double
 
 pytestmark = pytest.mark.compile
@@ -96,6 +97,47 @@ def test_registered_slstm(name: str, dtype: torch.dtype, flags: bool, forget_gat
     gradients = (torch.ones_like(h), *(torch.ones_like(s) for s in inputs["state"]))
     arguments = (*start, h, *kept, *flags_, *gradients)
     torch.library.opcheck(backward, arguments, test_utils=tests)
+
+
+@pytest.mark.parametrize("time", [5, 70])
+@pytest.mark.parametrize("normalised", [False, True], ids=["sigmoid", "exp"])
+@needs_kernels
+def test_registered_mlstm(normalised: bool, time: int) -> None:
+    inputs = make_inputs("mlstm", Case(name="opcheck", T=time, V=3, state=True), torch.float32)
+    log_gates = (torch.nn.functional.logsigmoid(inputs[name]) for name in "if")
+    start = (*(inputs[name] for name in "qkv"), *log_gates, *inputs["state"])
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    forward, backward = torch.ops.exlstm.mlstm_forward, torch.ops.exlstm.mlstm_backward
+    for keep in (False, True):
+        torch.library.opcheck(forward, (*start, normalised, keep), test_utils=tests)
+    h, _, _, _, *kept = forward(*start, normalised, True)
+    gradients = (torch.ones_like(h), *(torch.ones_like(s) for s in inputs["state"]))
+    arguments = (*start, h, *kept, *gradients, normalised)
+    torch.library.opcheck(backward, arguments, test_utils=tests)
+
+
+@pytest.mark.skipif(not linear_onednn._AVAILABLE, reason="this PyTorch has no oneDNN product")
+def test_registered_linear() -> None:
+    x, weight, bias = torch.randn(2, 3, 5), torch.randn(4, 5), torch.randn(4)
+    for each in (bias, None):
+        torch.library.opcheck(torch.ops.exlstm.linear_onednn, (x, weight, each))
+
+
+@pytest.mark.skipif(not linear_onednn._AVAILABLE, reason="this PyTorch has no oneDNN product")
+def test_large_linear_maps_compile() -> None:
+    """The op that torch has for them is one that torch.compile takes apart, and fails on."""
+    x, weight = torch.randn(64, 256), torch.randn(512, 256)
+    assert x.numel() * weight.shape[0] >= linear_onednn.SMALL
+    compiled = torch.compile(linear, fullgraph=True)
+
+    def call(function: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        leaves = [each.to(dtype).requires_grad_() for each in (x, weight)]
+        y = function(leaves[0].tanh(), leaves[1])
+        gradients = torch.autograd.grad((y * y.detach().cos()).sum(), leaves)
+        return {"y": y.detach(), "dx": gradients[0], "dw": gradients[1]}
+
+    results = call(compiled, torch.float32), call(linear, torch.float32)
+    assert_as_accurate(*results, call(linear, torch.float64), torch.float32)
 
 
 @pytest.mark.parametrize("flags", [False, True], ids=["plain", "packed"])
