@@ -66,7 +66,12 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = linear_onednn(rows, weight.t(), None).view(x.shape)
         if ctx.needs_input_grad[1]:
-            d_weight = linear_onednn(rows.t(), x.flatten(0, -2).t(), None)
+            # oneDNN copies the first factor to have its rows contiguous: that is the smaller one.
+            left, right = rows.t(), x.flatten(0, -2).t()
+            if len(left) <= len(right):
+                d_weight = linear_onednn(left, right, None)
+            else:
+                d_weight = linear_onednn(right, left, None).t()
         if ctx.needs_input_grad[2]:
             d_bias = rows.sum(0)
         return dx, d_weight, d_bias
