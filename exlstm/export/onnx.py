@@ -1,0 +1,238 @@
+"""ONNX: a module with its memory as explicit inputs and outputs, checked against PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import exlstm
+from exlstm.data.atomic import replacing
+from exlstm.models import XLSTMLanguageModel
+from exlstm.models.quantization import InferenceLinear
+from exlstm.nn import MLSTMMixer, MLSTMMixer7B, ResidualBlock, SLSTMMixer, XLSTMStack
+from exlstm.ops import MLSTMState, SLSTMState, use_backend
+from exlstm.ops.mlstm_reference import empty_m
+
+LARGEST_ERROR = 1e-5
+"""Of a written graph against PyTorch, relative to the root mean square of each result."""
+
+_MISSING = "exporting needs {}: pip install 'exlstm[export]'"
+_LARGEST_FILE = 2 * 10**9  # bytes that one ONNX file can hold
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+        inputs: Shape of each input by name; a size that is open is its name, "batch" or "time".
+        outputs: Shape of each output, alike.
+        error: The largest difference from PyTorch that was found, relative to the root mean square.
+    """
+
+    inputs: dict[str, tuple[int | str, ...]]
+    outputs: dict[str, tuple[int | str, ...]]
+    error: float
+
+
+def to_onnx(module: nn.Module, path: str | os.PathLike[str], *, step: bool = False) -> Exported:
+    """Write a module as one ONNX file, after onnxruntime has computed what PyTorch computes.
+
+    The graph has an input and an output, and each tensor of the memory once as an input and once as
+    an output: `state.0.cell.c` goes in, `new_state.0.cell.c` comes out and goes into the next call.
+    **Zeros are the empty memory.** All are float32, tokens int64.
+
+    | module | input | output |
+    |---|---|---|
+    | `XLSTMLanguageModel` | `tokens` (B, T) | `logits` (B, T, A) |
+    | stack, block, mixer | `input` (B, T, D) | `output` (B, T, D) |
+
+    The module's mode and device do not matter and do not change: what is written is for inference.
+
+    Args:
+        module: What to export, with float32 parameters.
+        path: Where to; nothing may be there.
+        step: Whether to fix T = 1. The graph then has no loop, which is faster and what runtimes
+            for small devices need. Otherwise it takes any T, by the node Scan. Names and ranks are
+            the same, and a memory from either graph goes into the other.
+
+    Raises:
+        ValueError: The module is of another kind, quantised, not float32, or too large for one
+            file; something is at `path`; or a package is missing.
+        RuntimeError: The graph does not compute what the module does. Nothing is written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "block.onnx"
+        >>> to_onnx(SLSTMMixer(8, 2), path, step=True).inputs["state.cell.c"]
+        ('batch', 2, 4)
+    """
+    path = Path(path)
+    if path.exists():
+        raise ValueError(f"{path} exists: give a path where nothing is")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        _require(package)
+    interface = _interface(module)
+    _check_parameters(module)
+    module = copy.deepcopy(module).cpu().eval()
+    graph = _Graph(module, interface)
+    program = _export(graph, step)
+    model = program.model
+    model.metadata_props["exlstm_version"] = exlstm.__version__
+    content = program.model_proto.SerializeToString()
+    error = _largest_error(graph, content, step)
+    if not error <= LARGEST_ERROR:
+        raise RuntimeError(
+            f"the exported graph is not the module: they differ by {error:.1e} of the root mean "
+            f"square, more than {LARGEST_ERROR:.0e}; nothing was written"
+        )
+    with replacing(path) as file:
+        file.write(content)
+    return Exported(_shapes(model.graph.inputs), _shapes(model.graph.outputs), error)
+
+
+class _Interface(NamedTuple):
+    """How a kind of module is called.
+
+    Attributes:
+        input: Name of its input.
+        output: Name of its output.
+        example: A random input of a batch and a length.
+    """
+
+    input: str
+    output: str
+    example: Callable[[int, int], Tensor]
+
+
+def _interface(module: nn.Module) -> _Interface:
+    if isinstance(module, XLSTMLanguageModel):
+        size = module.config.vocab_size
+        return _Interface("tokens", "logits", lambda b, t: torch.randint(size, (b, t)))
+    match module:
+        case XLSTMStack() | ResidualBlock():
+            width = module.norm.weight.numel()
+        case MLSTMMixer():
+            width = module.up.in_features
+        case MLSTMMixer7B():
+            width = module.q.in_features
+        case SLSTMMixer():
+            width = module.norm.weight.numel()
+        case _:
+            raise ValueError(
+                f"{type(module).__name__} cannot be exported: give a language model, a stack, a "
+                f"block or a mixer of exlstm"
+            )
+    return _Interface("input", "output", lambda b, t: torch.randn(b, t, width))
+
+
+def _check_parameters(module: nn.Module) -> None:
+    if any(isinstance(layer, InferenceLinear) for layer in module.modules()):
+        raise ValueError("the model is quantised: export it before, in float32")
+    dtypes = {tensor.dtype for tensor in module.parameters()} - {torch.float32}
+    if dtypes:
+        raise ValueError(f"the parameters must be float32, got {dtypes.pop()}: call .float() first")
+    size = 4 * sum(tensor.numel() for tensor in module.parameters())
+    if size > _LARGEST_FILE:
+        raise ValueError(f"the parameters are {size / 1e9:.1f} GB: one ONNX file holds 2 GB")
+
+
+class _Graph(nn.Module):
+    """A module as a function of tensors: the memory comes and goes as a flat list.
+
+    Tensors without elements, such as the window of a convolution that is not there, stay inside.
+    """
+
+    def __init__(self, module: nn.Module, interface: _Interface) -> None:
+        super().__init__()
+        self.module = module
+        self.interface = interface
+        two, three = (self._first_state(batch) for batch in (2, 3))
+        leaves, self.tree = pytree.tree_flatten_with_path(two)
+        self.shapes = [tuple(leaf.shape) for _, leaf in leaves]
+        # Which axis counts the batch is seen from another batch: it is not the first in all states.
+        others = (leaf.shape for leaf in pytree.tree_leaves(three))
+        self.batch_axes = [
+            next(axis for axis, size in enumerate(shape) if size != other[axis])
+            for shape, other in zip(self.shapes, others, strict=True)
+        ]
+        self.kept = [index for index, shape in enumerate(self.shapes) if 0 not in shape]
+        self.names = [".".join(map(_key, leaves[index][0])) for index in self.kept]
+
+    def _first_state(self, batch: int) -> Any:
+        with torch.no_grad():
+            return self.module(self.interface.example(batch, 1))[1]
+
+    def empty(self, batch: int) -> list[Tensor]:
+        """The memory before the first step."""
+        return [torch.zeros(self._shape(index, batch)) for index in self.kept]
+
+    def _shape(self, index: int, batch: int) -> list[int]:
+        shape = list(self.shapes[index])
+        shape[self.batch_axes[index]] = batch
+        return shape
+
+    def forward(self, x: Tensor, memory: list[Tensor]) -> tuple[Tensor, ...]:
+        batch = memory[0].shape[self.batch_axes[self.kept[0]]]
+        leaves = [torch.zeros(self._shape(i, batch)) for i in range(len(self.shapes))]
+        for index, tensor in zip(self.kept, memory, strict=True):
+            leaves[index] = tensor
+        y, after = self.module(x, _with_empty(pytree.tree_unflatten(leaves, self.tree)))
+        new = pytree.tree_leaves(after)
+        return y, *(new[index] for index in self.kept)
+
+
+def _key(key: Any) -> str:
+    """A field's name or an index, as it stands in a path."""
+    return str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", None))))
+
+
+def _with_empty(state: Any) -> Any:
+    """Give memories of zeros the stabiliser of the empty memory, which is not zero.
+
+    Zero normalisers are of empty memories only, or of an mLSTM that has seen nothing but zeros:
+    there the stabiliser says nothing.
+    """
+
+    def fill(state: Any) -> Any:
+        if isinstance(state, SLSTMState):
+            empty = state.n == 0
+        elif isinstance(state, MLSTMState):  # without normaliser the op ignores its m as well
+            empty = (state.n == 0).all(-1)
+        else:
+            return state
+        return state._replace(m=torch.where(empty, empty_m(state.m.dtype), state.m))
+
+    is_cell = lambda node: isinstance(node, SLSTMState | MLSTMState)  # noqa: E731
+    return pytree.tree_map(fill, state, is_leaf=is_cell)
+
+
+def _export(graph: _Graph, step: bool) -> torch.onnx.ONNXProgram:
+    batch, time = 2, 1 if step else 70
+    x = graph.interface.example(batch, time)
+    open_x = {}
+    for axis, size in enumerate(graph.interface.example(batch + 1, time + 1).shape):
+        if size == x.shape[axis] + 1:
+            open_x[axis] = "batch" if x.shape[axis] == batch else "time"
+    if step:
+        open_x = {axis: name for axis, name in open_x.items() if name == "batch"}
+    open_states = [{graph.batch_axes[index]: "batch"} for index in graph.kept]
+    with use_backend("scan", "reference"), torch.no_grad(), warnings.catch_warnings():
+        program = torch.onnx.export(
+            graph,
+            (x, graph.empty(batch)),
+            dynamo=True,
+            verbose=False,
+            input_names=[graph.interface.input, *(f"state.{name}" for name in graph.names)],
+            output_names=[graph.interface.output, *(f"new_state.{name}" for name in graph.names)],
+            dynamic_shapes=(open_x, open_states),
+        )
+    assert program is not None
+    return program
