@@ -22,6 +22,7 @@ from exlstm.data.atomic import replacing
 from exlstm.models import XLSTMLanguageModel
 from exlstm.models.quantization import InferenceLinear
 from exlstm.nn import MLSTMMixer, MLSTMMixer7B, ResidualBlock, SLSTMMixer, XLSTMStack
+from exlstm.nn.recurrent import RNN
 from exlstm.ops import MLSTMState, SLSTMState, use_backend
 from exlstm.ops.mlstm_reference import empty_m
 
@@ -61,6 +62,7 @@ def to_onnx(module: nn.Module, path: str | os.PathLike[str], *, step: bool = Fal
     |---|---|---|
     | `XLSTMLanguageModel` | `tokens` (B, T) | `logits` (B, T, A) |
     | stack, block, mixer | `input` (B, T, D) | `output` (B, T, D) |
+    | `SLSTM`, `MLSTM`, `XLSTM` | `input`, batch first or not, as constructed | `output` |
 
     The module's mode and device do not matter and do not change: what is written is for inference.
 
@@ -108,17 +110,27 @@ class _Interface(NamedTuple):
         input: Name of its input.
         output: Name of its output.
         example: A random input of a batch and a length.
+        states: Names of the parts of its state; `None` where they have none.
     """
 
     input: str
     output: str
     example: Callable[[int, int], Tensor]
+    states: tuple[str, ...] | None = None
 
 
 def _interface(module: nn.Module) -> _Interface:
     if isinstance(module, XLSTMLanguageModel):
         size = module.config.vocab_size
         return _Interface("tokens", "logits", lambda b, t: torch.randint(size, (b, t)))
+    if isinstance(module, RNN):
+        first, size = module.batch_first, module.input_size
+        return _Interface(
+            "input",
+            "output",
+            lambda b, t: torch.randn(*((b, t) if first else (t, b)), size),
+            ("h", "c"),
+        )
     match module:
         case XLSTMStack() | ResidualBlock():
             width = module.norm.weight.numel()
@@ -131,7 +143,7 @@ def _interface(module: nn.Module) -> _Interface:
         case _:
             raise ValueError(
                 f"{type(module).__name__} cannot be exported: give a language model, a stack, a "
-                f"block or a mixer of exlstm"
+                f"block, a mixer, SLSTM, MLSTM or XLSTM"
             )
     return _Interface("input", "output", lambda b, t: torch.randn(b, t, width))
 
@@ -167,7 +179,7 @@ class _Graph(nn.Module):
             for shape, other in zip(self.shapes, others, strict=True)
         ]
         self.kept = [index for index, shape in enumerate(self.shapes) if 0 not in shape]
-        self.names = [".".join(map(_key, leaves[index][0])) for index in self.kept]
+        self.names = [_name(leaves[index][0], interface.states) for index in self.kept]
 
     def _first_state(self, batch: int) -> Any:
         with torch.no_grad():
@@ -192,9 +204,12 @@ class _Graph(nn.Module):
         return y, *(new[index] for index in self.kept)
 
 
-def _key(key: Any) -> str:
-    """A field's name or an index, as it stands in a path."""
-    return str(getattr(key, "name", getattr(key, "idx", getattr(key, "key", None))))
+def _name(path: Any, parts: tuple[str, ...] | None) -> str:
+    """Fields' names and indices, such as 0.cell.c."""
+    names = [key.name if isinstance(key, pytree.GetAttrKey) else str(key.idx) for key in path]
+    if parts is not None:
+        names[0] = parts[int(names[0])]
+    return ".".join(names)
 
 
 def _with_empty(state: Any) -> Any:
@@ -236,9 +251,24 @@ def _export(graph: _Graph, step: bool) -> torch.onnx.ONNXProgram:
             input_names=[graph.interface.input, *(f"state.{name}" for name in graph.names)],
             output_names=[graph.interface.output, *(f"new_state.{name}" for name in graph.names)],
             dynamic_shapes=(open_x, open_states),
+            custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
         )
     assert program is not None
     return program
+
+
+def _log_sigmoid(x: Any) -> Any:
+    r"""In ONNX, $\min(x, 0) - \log(1 + u)$ with $u = e^{-|x|}$.
+
+    The exporter's own is log(sigmoid(x)): minus infinity from -104 on, and where a gate is nearly
+    open without half of its digits. ONNX has no log1p, but $\log(1 + u) = 2 artanh(u / (2 + u))$.
+    """
+    from onnxscript import opset18 as op
+
+    u = op.Exp(op.Neg(op.Abs(x)))
+    two = op.Constant(value_float=2.0)
+    log1p = op.Mul(two, op.Atanh(op.Div(u, op.Add(two, u))))
+    return op.Sub(op.Min(x, op.Constant(value_float=0.0)), log1p)
 
 
 @contextmanager
