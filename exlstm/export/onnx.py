@@ -265,8 +265,9 @@ def _log_sigmoid(x: Any) -> Any:
     The exporter's own is log(sigmoid(x)): minus infinity from -104 on, and where a gate is nearly
     open without half of its digits. ONNX has no log1p, but $\log(1 + u) = 2 artanh(u / (2 + u))$.
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     u = op.Exp(op.Neg(op.Abs(x)))
     two = op.Constant(value_float=2.0)
     log1p = op.Mul(two, op.Atanh(op.Div(u, op.Add(two, u))))
@@ -298,7 +299,9 @@ def _check(graph: _Graph, content: bytes, step: bool) -> tuple[float, float]:
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     double = {name: tensor.double() for name, tensor in graph.state_dict().items()}
     errors, torch_errors = [0.0], [0.0]
