@@ -135,7 +135,7 @@ def _interface(module: nn.Module) -> _Interface:
         )
     match module:
         case XLSTMStack() | ResidualBlock():
-            width = module.norm.weight.numel()
+            width = next(module.norm.parameters()).numel()
         case MLSTMMixer():
             width = module.up.in_features
         case MLSTMMixer7B():
