@@ -25,8 +25,10 @@ from exlstm.ops.head_norm_reference import head_norm_reference
 from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
+from exlstm.ops.mlstm_scan import mlstm_scan
 from exlstm.ops.slstm_native import slstm_native
 from exlstm.ops.slstm_reference import slstm_recurrent
+from exlstm.ops.slstm_scan import slstm_scan
 from exlstm.ops.slstm_sequential import slstm_sequential
 
 PARALLEL_LIMIT = 4 * 2**30
@@ -69,11 +71,13 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation("chunkwise", mlstm_chunkwise),
         Implementation("parallel", mlstm_parallel, _refuse_large),
         Implementation("reference", mlstm_recurrent),
+        Implementation("scan", mlstm_scan),
     ),
     "slstm": (
         Implementation("native", slstm_native, native.refuse),
         Implementation("sequential", slstm_sequential),
         Implementation("reference", slstm_recurrent),
+        Implementation("scan", slstm_scan),
     ),
     "causal_conv1d": (
         Implementation("native", conv_native, native.refuse),
@@ -101,7 +105,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
 }
 
 # A plain global, not a ContextVar: torch.compile guards on it, and cannot trace the other.
-_forced: str | None = None
+_forced: tuple[str, ...] = ()
 
 
 def backends(op: str) -> tuple[str, ...]:
@@ -109,7 +113,7 @@ def backends(op: str) -> tuple[str, ...]:
 
     Example:
         >>> backends("slstm")
-        ('native', 'sequential', 'reference')
+        ('native', 'sequential', 'reference', 'scan')
     """
     return tuple(implementation.name for implementation in _implementations(op))
 
@@ -141,27 +145,27 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
 
 
 @contextmanager
-def use_backend(backend: str) -> Iterator[None]:
-    """Run every op that has a backend of this name by it, inside the `with` block.
+def use_backend(*names: str) -> Iterator[None]:
+    """Run every op by the first of these backends that it has, inside the `with` block.
 
-    Ops without such a backend are not affected. A `backend=` in a call wins. For tests and
-    debugging: it holds for every thread.
+    Ops that have none of them are not affected. A `backend=` in a call wins. For tests, debugging
+    and exports: it holds for every thread.
 
     Args:
-        backend: A name from `backends`.
+        *names: Names from `backends`.
 
     Raises:
-        BackendError: No op has a backend of that name.
+        BackendError: No op has a backend of one of the names.
 
     Example:
-        >>> with use_backend("reference"):
+        >>> with use_backend("scan", "reference"):  # the convolution has no "scan"
         ...     pass
     """
     known = sorted({name for op in _IMPLEMENTATIONS for name in backends(op)})
-    if backend not in known:
-        raise BackendError(f"backend {backend!r} does not exist: use one of {', '.join(known)}")
+    if unknown := [name for name in names if name not in known]:
+        raise BackendError(f"backend {unknown[0]!r} does not exist: use one of {', '.join(known)}")
     global _forced
-    before, _forced = _forced, backend
+    before, _forced = _forced, names
     try:
         yield
     finally:
@@ -174,8 +178,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
     Raises:
         BackendError: `backend` was named and does not exist or cannot run them.
     """
-    if backend is None and _forced in backends(op):
-        backend = _forced
+    if backend is None and _forced:
+        backend = next((name for name in _forced if name in backends(op)), None)
     for implementation in _implementations(op):
         if backend not in (None, implementation.name):
             continue
