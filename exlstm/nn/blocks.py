@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from exlstm.nn.layers import GatedMLP, round_up
 from exlstm.nn.mixers import MixerState, MLSTMMixer, MLSTMMixer7B, SLSTMMixer
+from exlstm.nn.sequences import SequenceLayer
 from exlstm.shapes import Bool, Float
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(SequenceLayer):
     """A pre-norm residual block around any mixer.
 
     Args:
         norm: Normalises the mixer's input.
-        mixer: Mixes over time; see `exlstm.nn.mixers` for its signature.
+        mixer: Mixes over time; see `exlstm.nn.mixers`.
         mlp_norm: Normalises the MLP's input.
         mlp: Works on each step alone; `None` for a block without one.
         dropout: Share of each branch's output that is dropped in training.
@@ -43,13 +44,12 @@ class ResidualBlock(nn.Module):
         self.mlp = mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
+    def steps(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState | None = None,
-        *,
-        mask: Bool[Tensor, "B T"] | None = None,
-        reset: Bool[Tensor, "B T"] | None = None,
+        state: MixerState | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         y, after = self.mixer(self.norm(x), state, mask=mask, reset=reset)
         x = x + self.dropout(y)

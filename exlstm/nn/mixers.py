@@ -1,7 +1,7 @@
 """What mixes over time: projections, gates, the op, the head norm.
 
-All mixers have one signature, so a block does not care which it holds:
-`forward(x, state=None, *, mask=None, reset=None) -> (y, state)`, with x and y (B, T, D).
+All mixers have one signature, that of `SequenceLayer.forward`, so a block does not care which it
+holds. x and y are (B, T, D).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from exlstm.nn.layers import (
     run,
     soft_cap,
 )
+from exlstm.nn.sequences import SequenceLayer
 from exlstm.ops import mlstm, slstm
 from exlstm.ops.block_linear import block_linear
 from exlstm.ops.checks import check_choice, compute_dtype
@@ -40,7 +41,7 @@ class MixerState(NamedTuple):
     conv: Float[Tensor, "B _ X"]
 
 
-class MLSTMMixer(nn.Module):
+class MLSTMMixer(SequenceLayer):
     r"""The mLSTM layer of the xLSTM paper: at twice the model's width, with a convolution in front.
 
     $$
@@ -124,13 +125,12 @@ class MLSTMMixer(nn.Module):
         init.forget_bias_(self.gates.bias[num_heads:])
         init.wang_(self.down.weight, d_model, num_blocks)
 
-    def forward(
+    def steps(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState | None = None,
-        *,
-        mask: Bool[Tensor, "B T"] | None = None,
-        reset: Bool[Tensor, "B T"] | None = None,
+        state: MixerState | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         u, g = self.up(x).chunk(2, dim=-1)
         y, after = run(self._mix, self.recompute, u, g, state, mask, reset)
@@ -157,7 +157,7 @@ class MLSTMMixer(nn.Module):
         return self.norm(h, gate=g, skip=self.skip, skipped=u_conv), MixerState(cell, conv)
 
 
-class MLSTMMixer7B(nn.Module):
+class MLSTMMixer7B(SequenceLayer):
     r"""The mLSTM layer of xLSTM 7B: at the model's width, dense projections, no convolution.
 
     $$
@@ -228,15 +228,14 @@ class MLSTMMixer7B(nn.Module):
         nn.init.zeros_(self.o.weight)
         init.wang_(self.out.weight, d_model, num_blocks)
 
-    def forward(
+    def steps(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState | None = None,
-        *,
-        mask: Bool[Tensor, "B T"] | None = None,
-        reset: Bool[Tensor, "B T"] | None = None,
+        state: MixerState | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
-        cell = None if state is None else state.cell
+        cell = None if state is None else state[0]
         q, k, v = (_heads(layer(x), self.num_heads) for layer in (self.q, self.k, self.v))
         gates, o = gate_values(self.gates, x), self.o(x)
         y, cell = run(self._mix, self.recompute, q, k, v, gates, o, cell, mask, reset)
@@ -261,7 +260,7 @@ class MLSTMMixer7B(nn.Module):
         return self.norm(h, gate=o, activation="sigmoid"), cell
 
 
-class SLSTMMixer(nn.Module):
+class SLSTMMixer(SequenceLayer):
     r"""The sLSTM layer of the xLSTM paper.
 
     $$
@@ -333,13 +332,12 @@ class SLSTMMixer(nn.Module):
             init.recurrent_uniform_(self.r, d_model)
         init.power_law_forget_bias_(self.bias[:, 1], block_index, num_blocks)
 
-    def forward(
+    def steps(
         self,
         x: Float[Tensor, "B T D"],
-        state: MixerState | None = None,
-        *,
-        mask: Bool[Tensor, "B T"] | None = None,
-        reset: Bool[Tensor, "B T"] | None = None,
+        state: MixerState | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T D"], MixerState]:
         return run(self._mix, self.recompute, x, state, mask, reset)
 

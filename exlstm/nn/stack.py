@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from exlstm.nn.blocks import MLSTMBlock, MLSTMBlock7B, ResidualBlock, SLSTMBlock
 from exlstm.nn.mixers import MixerState
+from exlstm.nn.sequences import SequenceLayer
 from exlstm.ops.checks import check_choice
 from exlstm.ops.mlstm_reference import ForgetGate, InputGate
 from exlstm.shapes import Bool, Float
@@ -50,7 +51,7 @@ def xlstm_notation(num_mlstm: int, num_slstm: int, num_blocks: int | None = None
     return ("m" * num_mlstm + "s" * num_slstm) * (num_blocks // period)
 
 
-class XLSTMStack(nn.Module):
+class XLSTMStack(SequenceLayer):
     """Residual blocks given by a pattern, and a norm after the last.
 
     Args:
@@ -136,13 +137,12 @@ class XLSTMStack(nn.Module):
             else nn.LayerNorm(d_model, eps=1e-5, bias=False)
         )
 
-    def forward(
+    def steps(
         self,
         x: Float[Tensor, "B T D"],
-        state: Sequence[MixerState] | None = None,
-        *,
-        mask: Bool[Tensor, "B T"] | None = None,
-        reset: Bool[Tensor, "B T"] | None = None,
+        state: Sequence[MixerState] | None,
+        mask: Bool[Tensor, "B T"] | None,
+        reset: Bool[Tensor, "B T"] | None,
     ) -> tuple[Float[Tensor, "B T D"], tuple[MixerState, ...]]:
         """Run all blocks. The state is one entry a block; `None` is the empty memory everywhere.
 

@@ -105,6 +105,7 @@ def _start(
         m = like.new_full((batch, heads), empty_m(like.dtype) if normalised else 0.0)
         c, n = like.new_zeros(batch, heads, key, value), like.new_zeros(batch, heads, key)
         return MLSTMState(c, n, m)
+    state = MLSTMState(*state)
     check_shapes(
         "mlstm state", sizes, like.dtype,
         c=(state.c, "B H K V"), n=(state.n, "B H K"), m=(state.m, "B H"),

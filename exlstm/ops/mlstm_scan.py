@@ -32,10 +32,13 @@ def mlstm_scan(
     if time == 1:
         return mlstm_recurrent(q, k, v, log_i, log_f, state, normalised)
 
+    # Written so that an export sees the lengths cancel: T + missing = N L, and N L - missing = T.
+    number = (time + CHUNK - 1) // CHUNK
+    missing = number * CHUNK - time
+
     def chunks(x: Float[Tensor, "B T *S"], fill: float) -> Float[Tensor, "N B L *S"]:
-        missing = -time % CHUNK
         x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, missing), value=fill)
-        return x.unflatten(1, (-1, CHUNK)).transpose(0, 1)
+        return x.unflatten(1, (number, CHUNK)).transpose(0, 1)
 
     def step(carry: Tensors, inputs: Tensors) -> tuple[MLSTMState, Float[Tensor, "B L H V"]]:
         q, k, v, log_i, log_f = inputs
@@ -44,4 +47,5 @@ def mlstm_scan(
 
     fills = ((q, 0.0), (k, 0.0), (v, 0.0), (log_i, -torch.inf), (log_f, 0.0))
     end, h = scan_steps(step, state, tuple(chunks(x, fill) for x, fill in fills))
-    return h.transpose(0, 1).flatten(1, 2)[:, :time], MLSTMState(*end)
+    h = F.pad(h.transpose(0, 1).flatten(1, 2), (0, 0, 0, 0, 0, -missing))
+    return h, MLSTMState(*end)
