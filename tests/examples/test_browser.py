@@ -26,7 +26,7 @@ DOCUMENTS = (
     "The quick brown fox jumps over the lazy dog, and what a model knows by heart it goes on with "
     "from its first words to its last, however long the way is from here to there.",
     "Größe ≥ 3 µm: naïve Gäste im Café zählen 12 € für zwei Stück Käsekuchen, müßig über Flüsse, "
-    "Bäume und Straßen redend; später hören sie Übungen für Flöte.",
+    "Bäume und Straßen redend; später hören wir Übungen für Flöte.",
     "日本語の文字は三つのバイト 🙂 です。",
 )
 MAX_TOKENS = 100
