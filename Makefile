@@ -22,7 +22,7 @@ setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard exlstm/ops/*.cpp exlstm/ops/*.hpp)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lm,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lm,export,dev]'
 	touch $@
 
 demo: setup

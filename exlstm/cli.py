@@ -70,6 +70,18 @@ class EvaluateArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Write a trained model as ONNX files, each checked in onnxruntime, for other programs."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint, or a run, for its newest checkpoint."""
+    out: Path
+    """A folder; nothing may be in it."""
+    threads: int | None = None
+    """CPU threads; without it, what torch takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorArguments:
     """Say what this machine has, which implementation of each op runs, and why not the others."""
 
@@ -156,6 +168,22 @@ def _evaluate(arguments: EvaluateArguments) -> None:
         )
 
 
+def _export(arguments: ExportArguments) -> None:
+    from exlstm.data import load_tokenizer
+    from exlstm.export import export_language_model
+    from exlstm.models import load_model
+
+    _set_threads(arguments.threads)
+    folder = _newest_checkpoint(arguments.checkpoint)
+    done = export_language_model(load_model(folder), load_tokenizer(folder), arguments.out)
+    print(f"{folder} as ONNX in {arguments.out}: {len(done['states'])} states, zeros to begin with")
+    for name, graph in done["graphs"].items():
+        print(
+            f"  {name:<13} {graph['bytes'] / 1e6:8.1f} MB, largest error {graph['error']:.1e} of "
+            f"the root mean square (PyTorch's is {graph['torch_error']:.1e})"
+        )
+
+
 def _doctor(_: DoctorArguments) -> None:
     import importlib.util
     import platform
@@ -180,15 +208,18 @@ def _doctor(_: DoctorArguments) -> None:
         print(f"{op}:")
         for backend, reason in explain(op, *inputs).items():
             print(f"  {backend:<12} {reason}")
-    for package in ("transformers", "accelerate", "tokenizers", "matplotlib"):
+    packages = dict.fromkeys(("transformers", "accelerate", "tokenizers", "matplotlib"), "lm")
+    packages |= dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
+    for package, extra in packages.items():
         if importlib.util.find_spec(package) is None:
-            print(f"{package} is missing: pip install 'exlstm[lm]'")
+            print(f"{package} is missing: pip install 'exlstm[{extra}]'")
 
 
 VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train": (TrainArguments, _train),
     "generate": (GenerateArguments, _generate),
     "evaluate": (EvaluateArguments, _evaluate),
+    "export": (ExportArguments, _export),
     "doctor": (DoctorArguments, _doctor),
 }
 """Name -> what it is told, and what it does. What a verb needs it imports when it runs."""

@@ -13,8 +13,8 @@ from exlstm.testing import OPS, Case, make_inputs, map_state
 
 CASE = Case(name="backend", B=2, T=5, H=3, K=6, V=7, W=4, state=True, mask=True, reset=True)
 BACKENDS = {
-    "mlstm": ("chunkwise", "parallel", "reference"),
-    "slstm": ("sequential", "reference"),
+    "mlstm": ("chunkwise", "parallel", "reference", "scan"),
+    "slstm": ("sequential", "reference", "scan"),
     "causal_conv1d": ("reference",),
 }
 FIRST = {"mlstm": ("q", "k", "v", "i", "f"), "slstm": ("x", "r"), "causal_conv1d": ("x", "weight")}
@@ -95,6 +95,10 @@ def test_use_backend(running: Callable[..., str]) -> None:
             assert running("mlstm") == "chunkwise"
             assert running("slstm") == before["slstm"]  # the sLSTM has none of that name
         assert running("mlstm") == "reference"
+    with use_backend("scan", "reference"):  # each op's first of these
+        assert [running(op) for op in BACKENDS] == ["scan", "scan", "reference"]
+        with use_backend():
+            assert {op: running(op) for op in BACKENDS} == before
     with pytest.raises(ZeroDivisionError), use_backend("reference"):
         _ = 1 / 0
     assert {op: running(op) for op in BACKENDS} == before
@@ -110,6 +114,15 @@ def test_unknown_backend(op: str) -> None:
     with pytest.raises(BackendError) as error, use_backend("nonesuch"):
         pass
     assert "nonesuch" in one_line(error)
+    with pytest.raises(BackendError, match="nonesuch"), use_backend("reference", "nonesuch"):
+        pass
+
+
+def test_scan_is_never_chosen(running: Callable[..., str]) -> None:
+    """It is for exports only: all that it could run runs by one above it."""
+    for op in ("mlstm", "slstm"):
+        assert backends(op)[-2:] == ("reference", "scan")
+        assert running(op) != "scan"
 
 
 def test_a_backend_of_the_other_op_is_unknown() -> None:
