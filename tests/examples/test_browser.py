@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from exlstm.cli import main
 from exlstm.data import ByteTokenizer
-from exlstm.models import XLSTMConfig, XLSTMLanguageModel, generate, save_model
+from exlstm.export import export_language_model
+from exlstm.models import XLSTMConfig, XLSTMLanguageModel, generate
 
 pytestmark = pytest.mark.browser
 
@@ -64,10 +64,7 @@ def address(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     for name in ("index.html", "generate.js", "node_modules"):
         (folder / name).symlink_to(EXAMPLE / name)
-    checkpoint = tmp_path_factory.mktemp("checkpoint")
-    save_model(checkpoint, model)
-    TOKENIZER.save(checkpoint)
-    assert main(["export", str(checkpoint), "--out", str(folder / "model")]) == 0
+    export_language_model(model, TOKENIZER, folder / "model")
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever).start()
