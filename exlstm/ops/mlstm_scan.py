@@ -1,5 +1,4 @@
-"""The mLSTM for export: the parallel form chunk by chunk, in torch's `scan`, so that the length
-stays open and the work linear in it.
+"""The mLSTM for export: chunks of the parallel form in a `scan`, for any length, linear in it.
 
 It is never chosen, only named: outside an export `mlstm_chunkwise` does the same with less work.
 """

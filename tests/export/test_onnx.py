@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +15,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from exlstm import __version__
 from exlstm.cli import main
 from exlstm.data import load_tokenizer
 from exlstm.export import to_onnx
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel, load_model, quantize, save_model
 from exlstm.nn import MLSTM, SLSTM, XLSTM, MLSTMMixer, MLSTMMixer7B, SLSTMMixer, XLSTMStack
-from exlstm.ops import mlstm, slstm
-from exlstm.testing import OPS, Case, make_inputs, run, to_double
+from exlstm.testing import OPS, Case, make_inputs, to_double
 
 # torch.export compiles the body of a scan, which the shape-checking hook does not allow.
 pytestmark = pytest.mark.compile
 
 D = 12
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's trace of an export is long, and pytest would keep all of it."""
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
+    torch.manual_seed(0)
 
 
 class Kind(NamedTuple):
@@ -45,27 +53,16 @@ def time_first(batch: int, time: int) -> Tensor:
     return torch.randn(time, batch, D)
 
 
+MODEL = XLSTMConfig(
+    vocab_size=9, d_model=D, pattern="ms", num_heads=2, logit_soft_cap=5.0, tie_embeddings=True,
+    forget_gate="exp", dropout=0.5,
+)  # fmt: skip
 KINDS = {
     "stack": Kind(lambda: XLSTMStack(D, "msM", num_heads=2, recurrent_init="uniform")),
-    "model": Kind(
-        lambda: XLSTMLanguageModel(
-            XLSTMConfig(
-                vocab_size=9,
-                d_model=D,
-                pattern="ms",
-                num_heads=2,
-                logit_soft_cap=5.0,
-                tie_embeddings=True,
-                forget_gate="exp",
-                dropout=0.5,
-            )
-        ),
-        tokens,
-        steps=(True,),
-    ),  # fmt: skip
-    "sigmoid": Kind(lambda: MLSTMMixer7B(D, 3, input_gate="sigmoid")),
-    "mlstm mixer": Kind(lambda: MLSTMMixer(D, 2, conv_width=1), steps=(True,)),
-    "slstm mixer": Kind(lambda: SLSTMMixer(D, 3, conv_width=0, recurrent_init="uniform")),
+    "model": Kind(lambda: XLSTMLanguageModel(MODEL), tokens, steps=(True,)),
+    "7B mixer": Kind(lambda: MLSTMMixer7B(D, 3, input_gate="sigmoid")),
+    "mLSTM mixer": Kind(lambda: MLSTMMixer(D, 2, conv_width=1), steps=(True,)),
+    "sLSTM mixer": Kind(lambda: SLSTMMixer(D, 3, conv_width=0, recurrent_init="uniform")),
     "block": Kind(lambda: XLSTMStack(D, "s", num_heads=2).blocks[0], steps=(True,)),
     "SLSTM": Kind(lambda: SLSTM(D, 8, 2, num_heads=2), time_first, 0),
     "SLSTM both ways": Kind(
@@ -74,8 +71,6 @@ KINDS = {
     "MLSTM": Kind(lambda: MLSTM(D, 8, batch_first=True, num_heads=2), steps=(False,)),
     "XLSTM": Kind(lambda: XLSTM(D, 8, pattern="s", num_heads=2), time_first, 0, (True,)),
 }
-GRAPHS = [(name, step) for name, kind in KINDS.items() for step in kind.steps]
-SEQUENCES = [name for name, kind in KINDS.items() if False in kind.steps]
 
 
 class Runner:
@@ -99,26 +94,6 @@ class Runner:
         return torch.from_numpy(y), dict(zip(state, after, strict=True))
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Any]:
-    """A kind's module and its runner; each graph is written once."""
-    folder = tmp_path_factory.mktemp("onnx")
-    modules: dict[str, nn.Module] = {}
-    runners: dict[tuple[str, bool], Runner] = {}
-
-    def get(name: str, step: bool) -> tuple[nn.Module, Runner]:
-        if name not in modules:
-            torch.manual_seed(0)
-            modules[name] = KINDS[name].make().eval()
-        if (name, step) not in runners:
-            path = folder / f"{name} {step}.onnx"
-            to_onnx(modules[name], path, step=step)
-            runners[name, step] = Runner(path)
-        return modules[name], runners[name, step]
-
-    return get
-
-
 def close(got: Tensor, plain: Tensor, truth: Tensor) -> bool:
     """1e-5 of the root mean square from float64, or as far as PyTorch in float32 may be."""
     scale = truth.square().mean().sqrt()
@@ -126,80 +101,82 @@ def close(got: Tensor, plain: Tensor, truth: Tensor) -> bool:
     return bool(error <= max(1e-5, 4 * torch_error)) or torch.equal(got.double(), truth)
 
 
-@pytest.mark.parametrize(("name", "step"), GRAPHS)
-def test_it_computes_what_the_module_computes(exported, name, step):
+def check_calls(kind: Kind, module: nn.Module, runner: Runner, step: bool) -> None:
     """Random batches and lengths, the memory handed on from call to call on both sides."""
-    module, runner = exported(name, step)
     double = copy.deepcopy(module).double()
-    random = np.random.default_rng(len(name))
-    for _ in range(6):
+    random = np.random.default_rng(0)
+    for _ in range(5):
         batch, states = int(random.integers(1, 6)), [None] * 3
         for _ in range(3):
             length = 1 if step else int(random.choice([1, 2, 31, 32, 33, random.integers(1, 301)]))
-            x = KINDS[name].example(batch, length)
+            x = kind.example(batch, length)
             with torch.no_grad():
                 plain, states[1] = module(x, states[1])
-                truth, states[2] = double(
-                    x.double() if x.is_floating_point() else x, states[2]
-                )  # fmt: skip
+                wide = x.double() if x.is_floating_point() else x
+                truth, states[2] = double(wide, states[2])
             got, states[0] = runner(x, states[0])
             assert got.shape == plain.shape
             assert close(got, plain, truth)
         parts = [[part for part in pytree.tree_leaves(s) if part.numel()] for s in states[1:]]
-        for got, plain, truth in zip(states[0].values(), *parts, strict=True):
-            assert close(torch.from_numpy(got), plain, truth)
+        for part, plain, truth in zip(states[0].values(), *parts, strict=True):
+            assert close(torch.from_numpy(part), plain, truth)
 
 
-@pytest.mark.parametrize("name", ["stack", "sigmoid", "slstm mixer", "SLSTM"])
-def test_pieces_and_steps_are_the_whole(exported, name):
-    module, sequence = exported(name, False)
-    _, step = exported(name, True)
-    axis = KINDS[name].time_axis
-    x = KINDS[name].example(2, 75)
+def check_pieces(kind: Kind, sequence: Runner, step: Runner) -> None:
+    """Calls of both graphs, one after the other, give what the sequence graph gives at once."""
+    x = kind.example(2, 75)
     whole, end = sequence(x)
     for lengths, runner in (([40, 1, 34], sequence), ([1] * 75, step)):
         state, pieces = None, []
-        for piece in x.split(lengths, dim=axis):
+        for piece in x.split(lengths, dim=kind.time_axis):
             y, state = runner(piece, state)
             pieces.append(y)
-        assert torch.allclose(torch.cat(pieces, axis), whole, atol=1e-5)
-        for name_, part in end.items():
-            assert np.allclose(state[name_], part, atol=1e-5 * (1 + np.abs(part).max()))
+        assert torch.allclose(torch.cat(pieces, kind.time_axis), whole, atol=1e-4)
+        for name, part in end.items():
+            assert np.allclose(state[name], part, atol=1e-5 * (1 + np.abs(part).max()))
 
 
-def test_both_graphs_have_one_interface(exported):
-    def signature(runner: Runner) -> list[tuple[str, str, int]]:
-        values = runner.session.get_inputs() + runner.session.get_outputs()
-        return [(value.name, value.type, len(value.shape)) for value in values]
-
-    _, sequence = exported("stack", False)
-    _, step = exported("stack", True)
-    assert signature(sequence) == signature(step)
-    names = [name for name, _, _ in signature(step)]
-    assert names[:5] == ["input", *(f"state.0.{n}" for n in ("cell.c", "cell.n", "cell.m", "conv"))]
-    assert f"new_{names[-1].removeprefix('new_')}" == names[-1] == "new_state.2.cell.m"
-    assert sequence.x.shape == ["batch", "time", D]
-    assert step.x.shape == ["batch", 1, D]
+def signature(runner: Runner) -> list[tuple[str, str, int]]:
+    values = runner.session.get_inputs() + runner.session.get_outputs()
+    return [(value.name, value.type, len(value.shape)) for value in values]
 
 
-@pytest.mark.parametrize(
-    ("name", "inputs"),
-    [
-        ("sigmoid", ["input", "state.cell.c", "state.cell.n", "state.cell.m"]),
-        ("MLSTM", ["input", "state.h", "state.c.0.c", "state.c.0.n", "state.c.0.m"]),
-    ],
-)
-def test_a_window_that_is_not_there_is_no_input(exported, name, inputs):
-    _, runner = exported(name, False)
-    assert [runner.x.name, *(state.name for state in runner.states)] == inputs
+@pytest.mark.parametrize("name", KINDS)
+def test_it_computes_what_the_module_computes(name, tmp_path):
+    kind = KINDS[name]
+    module = kind.make().eval()
+    runners = {}
+    for step in kind.steps:
+        to_onnx(module, tmp_path / f"{step}.onnx", step=step)
+        runners[step] = Runner(tmp_path / f"{step}.onnx")
+        check_calls(kind, module, runners[step], step)
+    if len(runners) == 2:
+        check_pieces(kind, runners[False], runners[True])
+        assert signature(runners[False]) == signature(runners[True])
 
 
-def test_only_a_sequence_has_a_loop(tmp_path):
-    mixer = SLSTMMixer(4, 2)
+def test_the_interface(tmp_path):
+    """Both graphs call everything alike; a window that is not there is no input."""
+    states = ["h", "c", "n", "m"]
+    mixer = SLSTMMixer(4, 2, conv_width=0)
     for step, loops in ((False, ["Scan"]), (True, [])):
-        to_onnx(mixer, tmp_path / f"{step}.onnx", step=step)
-        graph = onnx.load(tmp_path / f"{step}.onnx").graph
-        assert [node.op_type for node in graph.node if node.op_type in ("Scan", "Loop")] == loops
+        path = tmp_path / f"{step}.onnx"
+        done = to_onnx(mixer, path, step=step)
+        assert done.inputs == {
+            "input": ("batch", 1 if step else "time", 4),
+            **{f"state.cell.{name}": ("batch", 2, 2) for name in states},
+        }
+        assert list(done.outputs) == ["output", *(f"new_state.cell.{name}" for name in states)]
+        model = onnx.load(path)
+        assert [n.op_type for n in model.graph.node if n.op_type in ("Scan", "Loop")] == loops
+        assert {p.key: p.value for p in model.metadata_props}["exlstm_version"] == __version__
+
+
+def test_names_of_the_drop_ins_states(tmp_path):
+    done = to_onnx(XLSTM(4, 4, pattern="s"), tmp_path / "x.onnx", step=True)
+    cell = [f"c.0.0.cell.{name}" for name in "hcnm"]
+    assert list(done.inputs) == ["input", *(f"state.{n}" for n in ("h", *cell, "c.0.0.conv"))]
+    assert done.inputs["state.h"] == (1, "batch", 4)
 
 
 @pytest.mark.parametrize("gate", [-100.0, 100.0])
@@ -242,7 +219,7 @@ def test_masks_and_resets_export_too(op):
     def dims(name: str, x: Any) -> Any:
         if not isinstance(x, Tensor):
             return type(x)(*({0: torch.export.Dim.DYNAMIC} for _ in x))
-        return {} if name == "r" else {axis: torch.export.Dim.DYNAMIC for axis in (0, 1)}
+        return {} if name == "r" else dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
 
     inputs = tensors(case)
     shapes = {name: dims(name, x) for name, x in inputs.items()}
@@ -291,10 +268,10 @@ def test_a_wrong_graph_is_not_written(tmp_path, monkeypatch):
     export = module._export
 
     def wrong(graph, step):
-        changed = copy.deepcopy(graph)
+        changed = copy.deepcopy(graph.module)
         with torch.no_grad():
-            changed.module.bias += 1e-3
-        return export(changed, step)
+            changed.bias += 1e-3
+        return export(module._Graph(changed, graph.interface).eval(), step)
 
     monkeypatch.setattr(module, "_export", wrong)
     with pytest.raises(RuntimeError, match="the exported graph is not the module"):
@@ -333,7 +310,7 @@ def test_the_command_line_writes_all_that_a_client_needs(checkpoint, tmp_path, c
     assert said["states"] == {state.name: state.shape for state in sequence.states}
     for name, graph in said["graphs"].items():
         assert graph["bytes"] == (out / name).stat().st_size
-        assert 0 < graph["error"] < 1e-5
+        assert 0 < graph["error"] < max(1e-5, 4 * graph["torch_error"])
     text = torch.tensor([load_tokenizer(out).encode("It was").tolist()])
     logits, state = sequence(text)
     logits, _ = Runner(out / "step.onnx")(text[:, :1], state)
