@@ -118,10 +118,12 @@ def greedy(model, prompt):
     return TOKENIZER.decode(tokens), (best - second).min()
 
 
-@pytest.mark.parametrize("prompt", ["The qu", "Größe ≥ 3", "日本", "naïve Gäste 🙂", ""])
+@pytest.mark.parametrize(
+    "prompt", ["The qu", "Größe ≥ 3", "日本", "日本語の文字は三つのバイト 🙂", "The Größe", ""]
+)
 def test_the_page_writes_what_python_writes(page, model, prompt):
     text, gap = greedy(model, prompt)
-    assert gap > 1e-2, "a choice is so close that rounding may decide it"
+    assert gap > 0.1, "a choice is so close that rounding may decide it"
     assert write(page, prompt, temperature=0) == text
 
 
