@@ -13,7 +13,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 PYTHON_OTHER ?= python3
 TORCH_OTHER ?= torch==2.12.1
 
-.PHONY: setup demo test test-all sanitize wheel-test lint benchmarks clean
+# A command, and the Debian package it is installed from where it is missing.
+CHROMIUM ?= chromium
+
+.PHONY: setup demo test test-all browser-test sanitize wheel-test lint benchmarks clean
 
 setup: .venv/installed
 
@@ -27,12 +30,20 @@ demo: setup
 		--steps 500 --learning-rate 3e-3
 
 test: setup
-	$(PYTEST) -m "not slow and not compile" --ignore=tests/ops --jaxtyping-packages=$(CHECKED),beartype.beartype
+	$(PYTEST) -m "not slow and not compile and not browser" --ignore=tests/ops --jaxtyping-packages=$(CHECKED),beartype.beartype
 	$(PYTEST) -m "not slow and not compile" tests/ops
 	$(PYTEST) -m "compile and not slow" tests
 
 test-all: test
 	$(PYTEST) -m slow tests
+
+browser-test: setup examples/browser/node_modules/.package-lock.json
+	command -v $(CHROMIUM) || (apt-get -q update && apt-get -qy install --no-install-recommends $(CHROMIUM))
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt playwright==1.65.2
+	CHROMIUM=$(CHROMIUM) $(BIN)/pytest -q -m browser tests/examples
+
+examples/browser/node_modules/.package-lock.json: examples/browser/package-lock.json
+	cd examples/browser && npm ci --ignore-scripts
 
 sanitize: setup
 	.ci/sanitize
@@ -50,4 +61,4 @@ benchmarks: setup
 	cd benchmarks && ../$(BIN)/python decoding.py && ../$(BIN)/python demo.py && ../$(BIN)/python render.py
 
 clean:
-	rm -rf .venv out build .pytest_cache .ruff_cache
+	rm -rf .venv out build .pytest_cache .ruff_cache examples/browser/node_modules
