@@ -179,8 +179,8 @@ def _export(arguments: ExportArguments) -> None:
     print(f"{folder} as ONNX in {arguments.out}: {len(done['states'])} states, zeros to begin with")
     for name, graph in done["graphs"].items():
         print(
-            f"  {name:<13} {graph['bytes'] / 1e6:8.1f} MB, largest error {graph['error']:.1e} of "
-            f"the root mean square (PyTorch's is {graph['torch_error']:.1e})"
+            f"  {name:<13} {graph['bytes'] / 1e6:8.1f} MB, off by {graph['error']:.1e} of the "
+            f"largest number (PyTorch by {graph['torch_error']:.1e})"
         )
 
 

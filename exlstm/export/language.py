@@ -35,12 +35,12 @@ def export_language_model(
 
     Raises:
         ValueError: The folder is not empty, or as `to_onnx`.
-        RuntimeError: As `to_onnx`.
+        FloatingPointError: As `to_onnx`.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out: {folder} is a file; give the name of a folder")
-    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    if folder.exists() and _visible(folder):
         raise ValueError(f"out: {folder} is not empty; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
     description: dict[str, Any] = {
@@ -49,15 +49,24 @@ def export_language_model(
         "tokenizer": "tokenizer.json" if isinstance(tokenizer, FileTokenizer) else "bytes",
         "end_of_document": tokenizer.end_of_document,
     }
-    graphs = {}
-    for name in ("sequence", "step"):
-        path = folder / f"{name}.onnx"
-        done = to_onnx(model, path, step=name == "step")
-        graphs[path.name] = {
-            "bytes": path.stat().st_size, "error": done.error, "torch_error": done.torch_error
-        }  # fmt: skip
-        states = {name: shape for name, shape in done.inputs.items() if name != "tokens"}
-        description |= {"states": states, "graphs": graphs}
-    tokenizer.save(folder)
+    try:
+        graphs = {}
+        for name in ("sequence", "step"):
+            path = folder / f"{name}.onnx"
+            done = to_onnx(model, path, step=name == "step")
+            graphs[path.name] = {
+                "bytes": path.stat().st_size, "error": done.error, "torch_error": done.torch_error
+            }  # fmt: skip
+            states = {name: shape for name, shape in done.inputs.items() if name != "tokens"}
+            description |= {"states": states, "graphs": graphs}
+        tokenizer.save(folder)
+    except BaseException:
+        for path in _visible(folder):  # it was empty: what is in it is half an export
+            path.unlink()
+        raise
     write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     return description
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
