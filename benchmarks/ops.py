@@ -23,7 +23,13 @@ from exlstm.nn import MLSTM, SLSTM, SLSTMMixer
 from exlstm.ops import backends, mlstm, slstm
 
 SLSTM_SHAPES = ((16, 512, 4, 128), (8, 256, 4, 32), (1, 512, 4, 32), (1, 1, 4, 128))  # B T H V
-LAYER_SHAPES = ((1, 512, 128), (8, 256, 128), (32, 128, 256), (16, 512, 512))  # B T D, 4 heads
+LAYER_SHAPES = (
+    (1, 1, 128),
+    (1, 512, 128),
+    (8, 256, 128),
+    (32, 128, 256),
+    (16, 512, 512),
+)  # B T D, 4 heads
 MLSTM_SHAPES = (  # B H T K V
     (4, 4, 512, 64, 64),
     (2, 4, 2048, 128, 128),
