@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from exlstm.nn.layers import check_divides
 from exlstm.nn.memory import Memory
-from exlstm.nn.sequences import last_real, reverse, step_mask, unpack
+from exlstm.nn.sequences import check_flags, last_real, reverse, step_mask, unpack
 from exlstm.ops.linear import linear
 
 State = tuple[Tensor, Memory]
@@ -135,6 +135,7 @@ class RNN(nn.Module):
                     f"cu_seqlens goes with input of shape (T, F) and without lengths, got input "
                     f"{tuple(input.shape)}{'' if lengths is None else ' and lengths'}"
                 )
+            check_flags(self, input[None], *_batch_of_one(mask, reset))
             x, real = unpack(input, cu_seqlens)
             mask = real if mask is None else real & unpack(mask, cu_seqlens)[0]
             reset = None if reset is None else unpack(reset, cu_seqlens)[0]
@@ -145,6 +146,7 @@ class RNN(nn.Module):
         if input.ndim == 2:
             return self._run_one(input, hx, lengths, mask, reset)
         x = input if self.batch_first else input.transpose(0, 1)
+        check_flags(self, x, mask, reset)
         y, state = self._run(x, hx, step_mask(x, mask, lengths), reset)
         # Contiguous, as from nn.LSTM: programs take a view of it.
         return y if self.batch_first else y.transpose(0, 1).contiguous(), state
@@ -154,7 +156,8 @@ class RNN(nn.Module):
         if hx is not None:
             h, c = _pair(hx)
             hx = (h.unsqueeze(1), c.unsqueeze(1) if isinstance(c, Tensor) else c)
-        mask, reset = (None if flag is None else flag[None] for flag in (mask, reset))
+        mask, reset = _batch_of_one(mask, reset)
+        check_flags(self, x[None], mask, reset)
         y, (h, c) = self._run(x[None], hx, step_mask(x[None], mask, lengths), reset)
         return y[0], (h[:, 0], c)
 
@@ -306,6 +309,10 @@ def packed_like(packed: PackedSequence, y: Tensor, lengths: Tensor) -> PackedSeq
         lengths = lengths.index_select(0, packed.sorted_indices.to(lengths.device))
     data = pack_padded_sequence(y, lengths, batch_first=True).data
     return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+
+
+def _batch_of_one(*flags: Tensor | None) -> tuple[Tensor | None, ...]:
+    return tuple(None if flag is None else flag[None] for flag in flags)
 
 
 def _pair(hx: Any) -> tuple[Tensor, Any]:

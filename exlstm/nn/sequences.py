@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exlstm.ops.checks import check_steps
 from exlstm.shapes import Bool, Float, Int
 
 
@@ -46,8 +47,9 @@ class SequenceLayer(nn.Module):
             The output, and the state after the last real step of each row.
 
         Raises:
-            ValueError: Lengths or beginnings are not as above.
+            ValueError: Masks, resets, lengths or beginnings are not as above.
         """
+        check_flags(self, x, mask, reset)
         if cu_seqlens is not None:
             if lengths is not None or x.shape[0] != 1:
                 raise ValueError(
@@ -70,6 +72,18 @@ class SequenceLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Any]:
         """Run over the steps where `mask` is True."""
         raise NotImplementedError
+
+
+def check_flags(
+    layer: nn.Module, x: Float[Tensor, "B T D"], mask: Tensor | None, reset: Tensor | None
+) -> None:
+    """Check masks and resets where they come in; the message names the layer.
+
+    Raises:
+        ValueError: One is no bool tensor of shape (B, T).
+    """
+    sizes = dict(zip("BT", x.shape, strict=False))
+    check_steps(type(layer).__name__, sizes, mask=mask, reset=reset)
 
 
 def step_mask(

@@ -309,6 +309,17 @@ def test_an_h_that_would_be_ignored_is_refused(kind: Any) -> None:
         call(kind(10, 12), (torch.ones(1, 3, 12), torch.zeros(1, 3, 12)))
 
 
+@every_kind
+@pytest.mark.parametrize(
+    ("size", "want"), [((7, 3, 10), r"\(3, 7\)"), ((7, 10), r"\(1, 7\)")], ids=["batched", "one"]
+)
+@pytest.mark.parametrize("name", ["mask", "reset"])
+def test_masks_are_batch_first_and_bool(kind: Any, size: Any, want: str, name: str) -> None:
+    for wrong in (torch.ones(size[:-1], dtype=torch.bool)[:5], torch.ones(size[:-1])):
+        with pytest.raises(ValueError, match=f"{name} must be a bool tensor of shape .* = {want}"):
+            call(kind(10, 12), size=size, **{name: wrong})
+
+
 def test_a_packed_sequence_takes_no_lengths() -> None:
     packed = pack_sequence([torch.randn(3, 10)])
     with pytest.raises(ValueError, match="a PackedSequence has its lengths in it"):
