@@ -37,4 +37,4 @@ def slstm_scan(
 
     start = SLSTMState(*(part.transpose(0, 1) for part in state))
     end, h = scan_steps(step, start, (x.permute(1, 2, 0, 3, 4), *flags))  # T H B G V
-    return h.permute(2, 0, 1, 3), SLSTMState(*(part.transpose(0, 1) for part in end))
+    return h.permute(2, 0, 1, 3), SLSTMState(*(part.transpose(0, 1).clone() for part in end))
