@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
     "testing": {"ops", "shapes"},
     "shapes": set(),
-    "convert": {"models", "data", "convert"},
+    "convert": {"nn", "models", "data", "convert"},
     "__init__": {"models", "convert"},
     "cli": {"ops", "models", "data", "evaluate", "train", "convert", "cli"},
 }

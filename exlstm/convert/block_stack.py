@@ -277,9 +277,9 @@ def _recurrent_init(fields: Fields | None) -> Literal["zeros", "uniform"]:
 
 def _check_up(fields: Fields, width: int, factor: float, want: int | None) -> None:
     factor = fields.number("proj_factor", factor)
-    multiple = int(fields.number("round_proj_up_to_multiple_of", 64))
+    multiple = fields.multiple("round_proj_up_to_multiple_of", 64)
     up = fields.values.get("round_proj_up_dim_up", True)
-    if multiple < 1 or _rounded(width * factor, multiple, up) != want:
+    if _rounded(width * factor, multiple, up) != want:
         raise ValueError(
             f"{fields.path}: {fields.prefix}proj_factor is {factor!r}, "
             f"but the weights have a width of {want}"

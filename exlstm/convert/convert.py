@@ -17,6 +17,7 @@ from exlstm.convert.formats import SHARD_BYTES, Format, Own, tensors_of
 from exlstm.convert.large import Large
 from exlstm.convert.links import to_ours, to_theirs
 from exlstm.convert.tensors import (
+    LazyTensor,
     Tensors,
     check_tensors,
     num_bytes,
@@ -26,6 +27,7 @@ from exlstm.convert.tensors import (
 )
 from exlstm.data.atomic import new_folder, write_text
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
+from exlstm.nn import XLSTMStack
 
 FORMATS: dict[str, Format] = {
     format.name: format
@@ -91,15 +93,17 @@ def open_model(path: str | os.PathLike[str]) -> OpenedModel:
     """
     path = Path(path)
     files = _files(path)
-    tensors = open_tensors(files)
-    where = files[0] if len(files) == 1 else path
-    fields = read_fields(path) if path.is_dir() else None
+    return _checked(path, files[0] if len(files) == 1 else path, open_tensors(files))
+
+
+def _checked(path: Path, where: Path, tensors: dict[str, LazyTensor]) -> OpenedModel:
     format = next((each for each in FORMATS.values() if each.recognizes(tensors)), None)
     if format is None:
         first = ", ".join(sorted(tensors)[:3]) or "none"
         raise ValueError(
             f"{where} has no names of a format known ({', '.join(FORMATS)}); its first are {first}"
         )
+    fields = read_fields(path / format.config_name) if path.is_dir() else None
     try:
         config = format.read_config(where, tensors, fields)
         want = to_theirs(tensors_of(config), format.links(config))
@@ -169,7 +173,10 @@ def load(path: str | os.PathLike[str]) -> XLSTMLanguageModel:
     """Load a model of any published format, in evaluation mode; see `exlstm.load`."""
     if not Path(path).exists():
         path = _download(str(path))
-    opened = open_model(path)
+    return _built(open_model(path))
+
+
+def _built(opened: OpenedModel) -> XLSTMLanguageModel:
     with torch.device("meta"):
         model = XLSTMLanguageModel(opened.config)
     # What is read may be mapped from the file: a copy is the model's own.
@@ -179,6 +186,35 @@ def load(path: str | os.PathLike[str]) -> XLSTMLanguageModel:
     }
     model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def load_stack(path: str | os.PathLike[str]) -> XLSTMStack:
+    """Load the blocks of a model of any format, or NX-AI's `xLSTMBlockStack` alone.
+
+    Raises:
+        ValueError: As `open_model`.
+
+    Example:
+        >>> import tempfile
+        >>> from exlstm.models import save_model
+        >>> model = XLSTMLanguageModel(XLSTMConfig(vocab_size=257, d_model=32, pattern="ms"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_model(folder, model)
+        ...     y, state = load_stack(folder)(torch.randn(2, 10, 32))
+        >>> y.shape
+        torch.Size([2, 10, 32])
+    """
+    path = Path(path)
+    files = _files(path)
+    tensors = open_tensors(files)
+    norm = "blocks.0.xlstm_norm.weight"
+    if norm in tensors:
+        # As the language model of one token that has these blocks.
+        tensors = {f"xlstm_block_stack.{name}": tensor for name, tensor in tensors.items()}
+        width = tensors[f"xlstm_block_stack.{norm}"].shape[0]
+        one = LazyTensor((1, width), lambda: torch.zeros(1, width))
+        tensors |= {"token_embedding.weight": one, "lm_head.weight": one}
+    return _built(_checked(path, files[0] if len(files) == 1 else path, tensors)).stack
 
 
 def _files(path: Path) -> list[Path]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CONFIGS = ("config.json", "config.yaml")
-
 
 @dataclass(frozen=True)
 class Fields:
@@ -63,18 +61,32 @@ class Fields:
                 raise ValueError(f"{where}: this field is unknown, and may change the model")
 
     def number(self, name: str, default: float) -> float:
-        """A number.
+        """A finite number.
 
         Raises:
             ValueError: It is none.
         """
         value = self.values.get(name, default)
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{self.path}: {self.prefix}{name} is {value!r}, it must be a number")
+        return number
+
+    def multiple(self, name: str, default: int) -> int:
+        """A positive integer.
+
+        Raises:
+            ValueError: It is none.
+        """
+        value = self.number(name, default)
+        if value < 1 or value != int(value):
             raise ValueError(
-                f"{self.path}: {self.prefix}{name} is {value!r}, it must be a number"
-            ) from None
+                f"{self.path}: {self.prefix}{name} is {value!r}, it must be an integer above 0"
+            )
+        return int(value)
 
     def cap(self, name: str, default: float) -> float | None:
         """A soft cap; null is none.
@@ -85,19 +97,18 @@ class Fields:
         if self.values.get(name, default) is None:
             return None
         value = self.number(name, default)
-        if not 0 < value < math.inf:
+        if value <= 0:
             raise ValueError(f"{self.path}: {self.prefix}{name} is {value!r}, it must be above 0")
         return value
 
 
-def read_fields(folder: Path) -> Fields | None:
-    """The configuration in a folder, `None` where there is no file of that name.
+def read_fields(path: Path) -> Fields | None:
+    """The fields of a JSON or YAML file, `None` where there is no such file.
 
     Raises:
         ValueError: It cannot be read, or is no mapping.
     """
-    path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
-    if path is None:
+    if not path.is_file():
         return None
     try:
         text = path.read_text(encoding="utf-8")

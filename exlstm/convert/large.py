@@ -33,7 +33,7 @@ _FREE = {
     # What follows from other fields.
     "head_dim", "mlstm_round_up_to_multiple_of", "ffn_round_up_to_multiple_of",
     # What every configuration of transformers may hold.
-    "model_type", "architectures", "_name_or_path", "name_or_path", "transformers_version",
+    "architectures", "_name_or_path", "name_or_path", "transformers_version",
     "dtype", "torch_dtype", "chunk_size_feed_forward", "id2label", "label2id",
     "is_encoder_decoder", "output_attentions", "output_hidden_states", "problem_type",
     "return_dict",
@@ -87,15 +87,16 @@ class Large(Format):
             "vocab_size": vocabulary, "hidden_size": width, "embedding_dim": width,
             "num_hidden_layers": blocks, "num_blocks": blocks, "num_heads": heads,
         }  # fmt: skip
-        weight_mode = {"weight_mode": "fused" if self.fused else "single"}
-        fields.check(sizes=sizes, fixed=_FIXED | weight_mode, free=_FREE)
+        kind = {"weight_mode": "fused" if self.fused else "single", "model_type": "xlstm"}
+        fields.check(sizes=sizes, fixed=_FIXED | kind, free=_FREE)
+        multiple = fields.multiple("ffn_round_up_to_multiple_of", 64)
         for name, default, got, want in (
-            ("qk_dim_factor", 0.5, lambda factor: int(width * factor), d_qk),
-            ("v_dim_factor", 1.0, lambda factor: int(width * factor), width),
-            ("ffn_proj_factor", self.ffn_factor, _ffn_size(fields, width), d_ff),
+            ("qk_dim_factor", 0.5, int, d_qk),
+            ("v_dim_factor", 1.0, int, width),
+            ("ffn_proj_factor", self.ffn_factor, lambda up: _round(up, multiple), d_ff),
         ):
             factor = fields.number(name, default)
-            if not 0 < factor < math.inf or got(factor) != want:
+            if got(width * factor) != want:
                 raise ValueError(
                     f"{fields.path}: {name} is {factor!r}, but the weights have {want} rows"
                 )
@@ -181,15 +182,8 @@ def _widths(config: XLSTMConfig) -> tuple[int, int, int]:
     return config.d_model, d_qk, tensors[block + "mlp.down.weight"].shape[1]
 
 
-def _ffn_size(fields: Fields, width: int) -> Any:
-    """F by the authors' rule, which is not quite a rounding up where the product is no integer."""
-    multiple = int(fields.number("ffn_round_up_to_multiple_of", 64))
-    if multiple < 1:
-        raise ValueError(f"{fields.path}: ffn_round_up_to_multiple_of must be at least 1")
-    return lambda factor: _round(width * factor, multiple)
-
-
 def _round(width: float, multiple: int) -> int:
+    """The authors' rule, which is not quite a rounding up where the width is no integer."""
     return int((width + multiple - 1) // multiple * multiple)
 
 

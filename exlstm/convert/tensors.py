@@ -82,19 +82,25 @@ def open_tensors(files: Sequence[Path]) -> dict[str, LazyTensor]:
 
 def _open_safetensors(path: Path) -> dict[str, LazyTensor]:
     try:
-        file = safe_open(path, framework="pt")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            kinds = {
+                name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    for name, part in slices.items():
-        _check_dtype(path, name, _DTYPES.get(part.get_dtype()), part.get_dtype())
+    for name, (dtype, _) in kinds.items():
+        _check_dtype(path, name, _DTYPES.get(dtype), dtype)
 
     def reader(name: str) -> Callable[[], Tensor]:
-        return lambda: file.get_tensor(name).float()
+        def read() -> Tensor:
+            # Opened each time: a file that stays mapped stays in memory as far as it was read.
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(name).float()
 
-    return {
-        name: LazyTensor(tuple(part.get_shape()), reader(name)) for name, part in slices.items()
-    }
+        return read
+
+    return {name: LazyTensor(shape, reader(name)) for name, (_, shape) in kinds.items()}
 
 
 def _open_torch(path: Path) -> dict[str, LazyTensor]:

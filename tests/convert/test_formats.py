@@ -1,6 +1,7 @@
 """Names and layouts of every format as published, and the way there and back, bit for bit."""
 
 import dataclasses
+import weakref
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import exlstm
-from exlstm.convert import FORMATS, open_model, write_model
+from exlstm.convert import FORMATS, load_stack, open_model, write_model
 from exlstm.convert.formats import tensors_of
 from exlstm.convert.links import to_theirs
+from exlstm.convert.tensors import LazyTensor
 from exlstm.models import XLSTMConfig, save_model, xlstm_7b, xlstm_125m
 
 LARGE = {
@@ -349,3 +351,57 @@ def test_the_papers_models_have_the_published_factors() -> None:
     assert fields["mlstm_block"]["mlstm"]["proj_factor"] == 2.0
     assert fields["slstm_block"]["feedforward"]["proj_factor"] == 1.3
     assert FORMATS["nxai-large"].write_config(xlstm_7b())["ffn_proj_factor"] == 2.6667
+
+
+def test_a_tied_head_may_be_left_out(make, tmp_path: Path) -> None:
+    save_model(tmp_path, make(**OF_LARGE, **CAPPED, tie_embeddings=True))
+    write_model(tmp_path / "hf", open_model(tmp_path), "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    weights = load_file(file)
+    assert torch.equal(weights.pop("lm_head.weight"), weights["backbone.embeddings.weight"])
+    save_file(weights, file)
+    assert exlstm.load(tmp_path / "hf").config.tie_embeddings
+
+
+@pytest.mark.parametrize("name", ["nxai-cuda", "nxai-vanilla"])
+def test_blocks_without_a_language_model(make, tmp_path: Path, name: str) -> None:
+    model = make(**OF_STACK)
+    save_model(tmp_path, model)
+    write_model(tmp_path / "theirs", open_model(tmp_path), name)
+    prefix, weights = "xlstm_block_stack.", load_file(tmp_path / "theirs" / "model.safetensors")
+    bare = {key.removeprefix(prefix): x for key, x in weights.items() if key.startswith(prefix)}
+    save_file(bare, tmp_path / "bare.safetensors")
+    x = torch.randn(2, 9, 20)
+    for source in (tmp_path, tmp_path / "theirs", tmp_path / "bare.safetensors"):
+        assert torch.equal(load_stack(source)(x)[0], model.stack(x)[0])
+    del bare["blocks.1.ffn_norm.weight"]
+    save_file(bare, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match=r"bare\.safetensors: .*ffn_norm.weight is missing"):
+        load_stack(tmp_path / "bare.safetensors")
+
+
+@pytest.mark.parametrize("to", ["hf", "nxai-large-fused"])
+def test_one_tensor_is_in_memory_at_a_time(make, tmp_path: Path, to: str) -> None:
+    """As many as one of the other format is made of: q, k, v and o of a fused one."""
+    save_model(tmp_path, make(**OF_LARGE, **CAPPED))
+    opened = open_model(tmp_path)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def watched(tensor: LazyTensor) -> LazyTensor:
+        def read() -> torch.Tensor:
+            nonlocal most
+            value = tensor.read().clone()
+            alive.add(value)
+            most = max(most, len(alive))
+            return value
+
+        return LazyTensor(tensor.shape, read)
+
+    tensors = {name: watched(tensor) for name, tensor in opened.tensors.items()}
+    written = []
+    write_model(
+        tmp_path / "new", dataclasses.replace(opened, tensors=tensors), to, progress=written.append
+    )
+    assert sum(written) == opened.num_bytes
+    assert most <= (5 if to == "nxai-large-fused" else 2)

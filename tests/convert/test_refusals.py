@@ -195,7 +195,14 @@ def test_a_torch_file_of_tensors_is_opened(folder, new_format: bool) -> None:
         ("hf", {"qk_dim_factor": 1.0}, "qk_dim_factor is 1.0, but the weights have 8 rows"),
         ("hf", {"v_dim_factor": 2.0}, "v_dim_factor is 2.0, but the weights have 16 rows"),
         ("hf", {"ffn_proj_factor": 9.0}, "ffn_proj_factor is 9.0, but the weights have 64 rows"),
-        ("hf", {"ffn_round_up_to_multiple_of": 0}, "ffn_round_up_to_multiple_of must be"),
+        (
+            "hf",
+            {"ffn_round_up_to_multiple_of": 0},
+            "ffn_round_up_to_multiple_of is 0.0, it must be",
+        ),
+        ("hf", {"ffn_round_up_to_multiple_of": 1e999}, "it must be a number"),
+        ("hf", {"ffn_proj_factor": 1e999}, "ffn_proj_factor is inf, it must be a number"),
+        ("hf", {"model_type": "llama"}, "model_type is 'llama', exlstm has 'xlstm' only"),
         ("hf", {"gate_soft_cap": 0.0}, "gate_soft_cap is 0.0, it must be above 0"),
         ("hf", {"gate_soft_cap": "high"}, "gate_soft_cap is 'high', it must be a number"),
         ("hf", {"tie_word_embeddings": True}, "lm_head.weight is not backbone.embeddings.weight"),
@@ -215,6 +222,7 @@ def test_a_torch_file_of_tensors_is_opened(folder, new_format: bool) -> None:
         ("nxai-cuda", {"slstm_block": {"feedforward": {"act_fn": "relu"}}}, "act_fn is 'relu'"),
         ("nxai-cuda", {"slstm_block": {"slstm": {"function": "lstm"}}}, "function is 'lstm'"),
         ("nxai-cuda", {"slstm_block": {"slstm": {"backend": "vanilla"}}}, "backend is 'vanilla'"),
+        ("nxai-cuda", {"slstm_block": {"slstm": {"num_heads": 4}}}, "slstm_block.slstm.num_heads"),
         ("nxai-vanilla", {"slstm_block": {"slstm": {"backend": "cuda"}}}, "backend is 'cuda'"),
         (
             "nxai-cuda",
