@@ -11,13 +11,19 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from exlstm.convert.fields import Fields
-from exlstm.convert.formats import Format, check_ours, num_blocks, size, tensors_of
+from exlstm.convert.formats import (
+    Format,
+    check_ours,
+    num_blocks,
+    same_values,
+    size,
+    tensors_of,
+)
 from exlstm.convert.links import Link, changed, joined, same, split
-from exlstm.convert.tensors import LazyTensor, Tensors
+from exlstm.convert.tensors import Tensors
 from exlstm.models import XLSTMConfig
 
 CONTEXT_LENGTH = 2048
@@ -261,11 +267,7 @@ def _tied(tensors: Tensors, fields: Fields | None) -> bool:
     if fields is not None:
         return bool(fields.values.get("tie_weights", False))
     head = tensors.get(_HEAD)
-    return head is None or _same_values(head, tensors[_EMBEDDING])
-
-
-def _same_values(a: LazyTensor, b: LazyTensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.read(), b.read())
+    return head is None or same_values(head, tensors[_EMBEDDING])
 
 
 def _recurrent_init(fields: Fields | None) -> Literal["zeros", "uniform"]:

@@ -13,7 +13,7 @@ import torch
 
 from exlstm.convert.block_stack import BlockStack
 from exlstm.convert.fields import config_text, read_fields
-from exlstm.convert.formats import SHARD_BYTES, Format, Own, tensors_of
+from exlstm.convert.formats import SHARD_BYTES, Format, Own, same_values, tensors_of
 from exlstm.convert.large import Large
 from exlstm.convert.links import to_ours, to_theirs
 from exlstm.convert.tensors import (
@@ -112,9 +112,9 @@ def _checked(path: Path, where: Path, tensors: dict[str, LazyTensor]) -> OpenedM
         if str(path) in str(error):
             raise
         raise ValueError(f"{where}: {error}") from error
-    if config.tie_embeddings and format.head in tensors:
-        head, embedding = tensors.pop(format.head), tensors[format.embedding]
-        if not torch.equal(head.read(), embedding.read()):
+    if config.tie_embeddings:
+        head = tensors.pop(format.head, None)
+        if head is not None and not same_values(head, tensors[format.embedding]):
             raise ValueError(
                 f"{where}: {format.head} is not {format.embedding}, but the configuration ties them"
             )

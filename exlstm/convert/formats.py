@@ -13,7 +13,7 @@ import torch
 
 from exlstm.convert.fields import Fields
 from exlstm.convert.links import Link, same
-from exlstm.convert.tensors import Tensors, unread
+from exlstm.convert.tensors import LazyTensor, Tensors, unread
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
 
 SHARD_BYTES = 5_000_000_000
@@ -122,6 +122,11 @@ def num_blocks(where: Path, tensors: Tensors, prefix: str) -> int:
     if not numbers:
         raise ValueError(f"{where}: there is no block, no name begins with {prefix}0.")
     return max(numbers) + 1
+
+
+def same_values(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors are equal; reads both."""
+    return a.shape == b.shape and torch.equal(a.read(), b.read())
 
 
 def check_ours(format: Format, config: XLSTMConfig, accepted: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exlstm.convert.fields import Fields
-from exlstm.convert.formats import Format, check_ours, num_blocks, size, tensors_of
+from exlstm.convert.formats import Format, check_ours, num_blocks, same_values, size, tensors_of
 from exlstm.convert.links import Link, joined, same, split
 from exlstm.convert.tensors import Tensors
 from exlstm.models import XLSTMConfig
@@ -109,8 +109,15 @@ class Large(Format):
             d_ff=d_ff,
             gate_soft_cap=fields.cap("gate_soft_cap", 15.0),
             logit_soft_cap=fields.cap("output_logit_soft_cap", 30.0),
-            tie_embeddings=bool(fields.values.get("tie_word_embeddings", False)),
+            tie_embeddings=self._tied(tensors, fields),
         )
+
+    def _tied(self, tensors: Tensors, fields: Fields) -> bool:
+        """Today's transformers ignores its field: where the file has another head, that is used."""
+        if not fields.values.get("tie_word_embeddings", False):
+            return False
+        head = tensors.get(self.head)
+        return head is None or same_values(head, tensors[self.embedding])
 
     def write_config(self, config: XLSTMConfig) -> dict[str, Any]:
         blocks = len(config.pattern)

@@ -18,6 +18,7 @@ OPTIONS = [
     {},
     {"num_heads": 4, "qk_dim_factor": 1.0, "ffn_proj_factor": 1.7, "gate_soft_cap": 0.5},
     {"hidden_size": 192, "num_heads": 3, "num_hidden_layers": 1, "qk_dim_factor": 1.0},
+    {"tie_word_embeddings": True},  # it ties nothing there
     {"ffn_round_up_to_multiple_of": 7, "output_logit_soft_cap": 2.5, "num_hidden_layers": 3},
 ]
 

@@ -173,7 +173,17 @@ def test_gates_norms_and_layouts_are_the_published_ones(make, tmp_path: Path) ->
                 cuda[f"{block}xlstm.{letter}gate.weight"], want, rtol=0, atol=0
             )
         norm = model.stack.norm.weight - 1
+        mlp = model.stack.blocks[1].mlp
+        both = torch.cat((mlp.gate.weight, mlp.up.weight))
+        (w_i, w_f), (b_i, b_f) = (
+            x.chunk(2) for x in model.stack.blocks[0].mixer.gates.parameters()
+        )
     assert torch.equal(cuda["xlstm_block_stack.post_blocks_norm.weight"], norm)
+    assert torch.equal(cuda[block + "ffn.proj_up.weight"], both)
+    cell = "xlstm_block_stack.blocks.0.xlstm.mlstm_cell."
+    for letter, weight, bias in (("i", w_i, b_i), ("f", w_f, b_f)):
+        assert torch.equal(cuda[f"{cell}{letter}gate.weight"], weight)
+        assert torch.equal(cuda[f"{cell}{letter}gate.bias"], bias)
     for head in range(4):
         for gate in range(4):
             rows = slice(5 * gate, 5 * gate + 5)
@@ -185,6 +195,26 @@ def test_gates_norms_and_layouts_are_the_published_ones(make, tmp_path: Path) ->
             assert torch.equal(cuda[block + "xlstm.slstm_cell._bias_"][flat : flat + 5], bias)
             flat = 20 * gate + 5 * head
             assert torch.equal(vanilla[block + "xlstm.slstm_cell._bias_"][flat : flat + 5], bias)
+
+
+def test_fused_rows_are_in_the_published_order(make, tmp_path: Path) -> None:
+    save_model(tmp_path, make(**OF_LARGE, **CAPPED))
+    for name in ("nxai-large", "nxai-large-fused"):
+        write_model(tmp_path / name, open_model(tmp_path), name)
+    single = load_file(tmp_path / "nxai-large" / "model.safetensors")
+    fused = load_file(tmp_path / "nxai-large-fused" / "model.safetensors")
+    block = "backbone.blocks.1."
+    for whole, parts in {
+        "mlstm_layer.qkv_opreact.weight": [
+            f"mlstm_layer.{part}.weight" for part in ("q", "k", "v", "ogate_preact")
+        ],
+        "mlstm_layer.ifgate_preact.weight": [f"mlstm_layer.{x}gate_preact.weight" for x in "if"],
+        "mlstm_layer.ifgate_preact.bias": [f"mlstm_layer.{x}gate_preact.bias" for x in "if"],
+        "ffn.proj_up_gate_z.weight": ["ffn.proj_up_gate.weight", "ffn.proj_up.weight"],
+    }.items():
+        want = torch.cat([single.pop(block + part) for part in parts])
+        assert torch.equal(fused.pop(block + whole), want)
+    assert all(torch.equal(single[name], x) for name, x in fused.items() if block in name)
 
 
 EVERY_OPTION = [
