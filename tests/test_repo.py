@@ -55,7 +55,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_import_costs_torch_numpy_safetensors_and_nothing_else() -> None:
     """Compared with a fresh interpreter that imports just those three."""
     code = "import sys, torch, numpy, safetensors.torch\nbefore = set(sys.modules)\n"
-    code += "import exlstm, exlstm.ops, exlstm.nn, exlstm.models, exlstm.evaluate\n"
+    code += "import exlstm, exlstm.ops, exlstm.nn, exlstm.models, exlstm.evaluate, exlstm.convert\n"
     code += "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     done = run(code)
     foreign = set(done.stdout.split()) - {"exlstm"} - set(sys.stdlib_module_names)

@@ -84,7 +84,10 @@ def read_config(path: Path) -> XLSTMConfig:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(fields, dict) or fields.pop("model_type", None) != "exlstm":
-        raise ValueError(f"{path} is of another kind of model: model_type must be 'exlstm'")
+        raise ValueError(
+            f"{path} is of another kind of model: model_type must be 'exlstm'; "
+            "`exlstm convert` makes one of the published formats"
+        )
     try:
         return XLSTMConfig.from_dict(fields)
     except ValueError as error:

@@ -320,7 +320,10 @@ def test_a_model_becomes_as_many_files_as_are_asked_for(make, tmp_path: Path) ->
     files = sorted(file.name for file in (tmp_path / "hf").glob("*.safetensors"))
     assert len(files) > 2
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
-    assert all(file.stat().st_size < 45_000 for file in (tmp_path / "hf").glob("*.safetensors"))
+    for file in (tmp_path / "hf").glob("*.safetensors"):
+        assert file.stat().st_size < 45_000
+        # Readers map the numbers behind the header into memory: aligned.
+        assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
     loaded = exlstm.load(tmp_path / "hf")
     want = model.state_dict()
     assert all(torch.equal(x, want[key]) for key, x in loaded.state_dict().items())
