@@ -82,6 +82,24 @@ class ExportArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertArguments:
+    """Convert a model from any published format of xLSTM weights into any other.
+
+    The source's format is found out. Nothing is unpickled but tensors.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A folder with weights and configuration, or a state dict of the paper's blocks alone."""
+    destination: Annotated[Path, tyro.conf.Positional]
+    """A new folder; it appears when it is complete."""
+    to: Literal["exlstm", "nxai-cuda", "nxai-vanilla", "nxai-large", "nxai-large-fused", "hf"] = (
+        "exlstm"
+    )
+    """The format to write: exlstm's own, NX-AI's package (the paper's blocks in either layout of
+    the sLSTM, or xLSTM Large), or transformers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorArguments:
     """Say what this machine has, which implementation of each op runs, and why not the others."""
 
@@ -184,6 +202,23 @@ def _export(arguments: ExportArguments) -> None:
         )
 
 
+def _convert(arguments: ConvertArguments) -> None:
+    from tqdm import tqdm
+
+    from exlstm.convert import FORMATS, open_model, write_model
+
+    model = open_model(arguments.source)
+    config = model.config
+    print(f"{arguments.source}: {model.format.title}, {config.num_params():,} parameters")
+    print(
+        f"pattern {config.pattern}, width {config.d_model}, {config.num_heads} heads, "
+        f"vocabulary {config.vocab_size:,}"
+    )
+    with tqdm(total=model.num_bytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        write_model(arguments.destination, model, arguments.to, progress=bar.update)
+    print(f"{arguments.destination}: {FORMATS[arguments.to].title}")
+
+
 def _doctor(_: DoctorArguments) -> None:
     import importlib.util
     import platform
@@ -220,6 +255,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "generate": (GenerateArguments, _generate),
     "evaluate": (EvaluateArguments, _evaluate),
     "export": (ExportArguments, _export),
+    "convert": (ConvertArguments, _convert),
     "doctor": (DoctorArguments, _doctor),
 }
 """Name -> what it is told, and what it does. What a verb needs it imports when it runs."""

@@ -177,3 +177,28 @@ def test_a_damaged_checkpoint_is_one_line(run, capsys):
     error = capsys.readouterr().err
     assert "model.safetensors is damaged" in error
     assert error.count("\n") == 1
+
+
+def test_convert_says_what_it_found_and_the_way_back_generates_the_same(run, tmp_path, capsys):
+    checkpoint, theirs, back = next(Path(run).glob("checkpoint-*")), tmp_path / "a", tmp_path / "b"
+    assert main(["convert", str(checkpoint), str(theirs), "--to", "nxai-vanilla"]) == 0
+    assert main(["convert", str(theirs), str(back)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{checkpoint}: exlstm, 10,788 parameters"
+    assert said[1] == "pattern m, width 16, 2 heads, vocabulary 257"
+    assert said[2] == f"{theirs}: NX-AI xLSTM blocks, sLSTM in the vanilla layout"
+    assert said[-1] == f"{back}: exlstm"
+    texts = []
+    for model in (checkpoint, back):
+        assert main(["generate", str(model), "--max-tokens", "20", "--seed", "1"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+def test_convert_offers_every_format():
+    from typing import get_args, get_type_hints
+
+    from exlstm.cli import ConvertArguments
+    from exlstm.convert import FORMATS
+
+    assert get_args(get_type_hints(ConvertArguments)["to"]) == tuple(FORMATS)

@@ -51,7 +51,7 @@ def load_model(folder: str | os.PathLike[str]) -> XLSTMLanguageModel:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no exlstm model: it has no {name}")
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -73,13 +73,21 @@ def load_model(folder: str | os.PathLike[str]) -> XLSTMLanguageModel:
     return model.eval()
 
 
-def _read_config(path: Path) -> XLSTMConfig:
+def read_config(path: Path) -> XLSTMConfig:
+    """Read the configuration that `save_model` wrote.
+
+    Raises:
+        ValueError: The file is no JSON, or not that of an exlstm model; the message names it.
+    """
     try:
         fields = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(fields, dict) or fields.pop("model_type", None) != "exlstm":
-        raise ValueError(f"{path} is of another kind of model: model_type must be 'exlstm'")
+        raise ValueError(
+            f"{path} is of another kind of model: model_type must be 'exlstm'; "
+            "`exlstm convert` makes one of the published formats"
+        )
     try:
         return XLSTMConfig.from_dict(fields)
     except ValueError as error:
