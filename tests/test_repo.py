@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "ops": {"ops", "shapes"},
     "nn": {"ops", "nn", "shapes"},
     "models": {"ops", "nn", "models", "shapes"},
+    "hf": {"ops", "nn", "models", "hf", "shapes"},
     "data": {"data", "shapes"},
     "evaluate": {"ops", "nn", "models", "evaluate", "shapes"},
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
@@ -108,7 +109,8 @@ def test_the_readmes_tree_is_the_tree() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["exlstm.ops", "exlstm.nn", "exlstm.models", "exlstm.evaluate", "exlstm.data"]
+    "module",
+    ["exlstm.ops", "exlstm.nn", "exlstm.models", "exlstm.hf", "exlstm.evaluate", "exlstm.data"],
 )
 def test_public_names_are_documented(module: str) -> None:
     package = importlib.import_module(module)
