@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import Cache, GenerationMixin
 
 from exlstm.hf.cache import ExlstmCache
 from exlstm.shapes import Float, Int
@@ -40,24 +40,26 @@ class ExlstmGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self,
         input_ids: Int[Tensor, "B T"],
-        *args: Any,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Int[Tensor, "B T"] | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Choose what `forward` is called with; a token just generated needs no mask."""
+        """Choose what `forward` is called with: a token just generated needs no mask."""
+        if next_sequence_length == 1 and past_key_values is not None and not is_first_iteration:
+            attention_mask = None
         parent: Any = super()
-        inputs = parent.prepare_inputs_for_generation(
+        return parent.prepare_inputs_for_generation(
             input_ids,
-            *args,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
-        decoding = not is_first_iteration and inputs.get("past_key_values") is not None
-        if decoding and inputs["input_ids"].shape[1] == 1:
-            inputs.pop("attention_mask", None)
-        return inputs
 
     @staticmethod
     def create_masks_for_generate(attention_mask: Tensor | None, **_: Any) -> Tensor | None:
