@@ -17,9 +17,9 @@ from exlstm.shapes import Float, Int
 class ExlstmCache(Cache):
     """The memory of a batch of texts, to be handed back as `past_key_values`.
 
-    It holds a `MixerState` a block, in float32 (float64 for a float64 model), rows first, and what
-    the head read last in each row. All of it is detached: a gradient through the memory is what
-    `exlstm.models.XLSTMLanguageModel` is for.
+    It holds a `MixerState` a block, in float32 (float64 for a float64 model), rows first, what the
+    head read last in each row, and the number of tokens seen. All of it is detached: a gradient
+    through the memory is what `exlstm.models.XLSTMLanguageModel` is for.
 
     Args:
         static: Whether later memories are written where the first lies, as compiled decoding on a
@@ -43,28 +43,29 @@ class ExlstmCache(Cache):
         """Forget all, as if new."""
         self.state: tuple[MixerState, ...] | None = None
         self.last: Float[Tensor, "B D"] | None = None
-        self.seen = 0
+        # A tensor, since code would be compiled anew for each number; one a row, as all else.
+        self.seen: Int[Tensor, " B"] | None = None
 
     def store(
         self, state: tuple[MixerState, ...], last: Float[Tensor, "B D"], num_tokens: int
     ) -> None:
         """Take over the memory after `num_tokens` more tokens, absent ones counted."""
-        self._put(tree_map(torch.detach, (state, last)))
-        self.seen += num_tokens
+        before = torch.zeros(len(last), dtype=torch.int64, device=last.device)
+        seen = (before if self.seen is None else self.seen) + num_tokens
+        self._put(tree_map(torch.detach, (state, last, seen)))
 
     def apply(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor by what a function makes of it."""
         if self.state is not None:
-            self._put(tree_map(change, (self.state, self.last)))
+            self._put(tree_map(change, (self.state, self.last, self.seen)))
 
     def _put(self, new: Any) -> None:
-        if self.static:
-            same = self.last is not None and (new[1].shape, new[1].device) == (
-                self.last.shape,
-                self.last.device,
-            )
-            new = tree_map(Tensor.copy_, (self.state, self.last), new) if same else new
-        self.state, self.last = new
+        old = (self.state, self.last, self.seen)
+        if self.static and old[1] is not None and _like(old[1], new[1]):
+            new = tree_map(Tensor.copy_, old, new)
+        elif self.static and not torch.compiler.is_compiling():
+            tree_map(torch._dynamo.mark_static_address, new)
+        self.state, self.last, self.seen = new
 
     def to(self, *args: Any, **kwargs: Any) -> ExlstmCache:
         """Move to a device, in place; the arguments are those of `Tensor.to`."""
@@ -97,7 +98,7 @@ class ExlstmCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """The number of tokens seen, absent ones counted, by any block."""
-        return self.seen
+        return 0 if self.seen is None else int(self.seen[0])
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
         """-1: there is no maximum."""
@@ -105,7 +106,7 @@ class ExlstmCache(Cache):
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """The length of a mask over what was seen and what comes, and where it begins."""
-        return self.seen + query_length, 0
+        return self.get_seq_length() + query_length, 0
 
     def has_previous_state(
         self, layer_idx: int | None = None, state_idx: int | None = None
@@ -137,5 +138,10 @@ class ExlstmCache(Cache):
         return 0 if self.state is None else len(self.state)
 
     def __repr__(self) -> str:
-        size = 0 if self.state is None else sum(part.nbytes for part in tree_flatten(self.state)[0])
-        return f"{type(self).__name__}({self.batch_size} rows, {self.seen} tokens, {size:,} bytes)"
+        size = sum(part.nbytes for part in tree_flatten(self.state or ())[0])
+        rows, tokens = self.batch_size, self.get_seq_length()
+        return f"{type(self).__name__}({rows} rows, {tokens} tokens, {size:,} bytes)"
+
+
+def _like(old: Tensor, new: Tensor) -> bool:
+    return (old.shape, old.device) == (new.shape, new.device)

@@ -11,7 +11,7 @@ TOKENS = torch.randint(13, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
 def parts(cache: ExlstmCache) -> list[torch.Tensor]:
-    return tree_flatten((cache.state, cache.last))[0]
+    return tree_flatten((cache.state, cache.last, cache.seen))[0]
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -43,6 +43,7 @@ def test_a_static_memory_stays_where_it_is(model) -> None:
     cache = ExlstmCache(static=True)
     model(TOKENS, past_key_values=cache)
     places = [part.data_ptr() for part in parts(cache)]
+    assert all(hasattr(part, "_dynamo_static_input_type") for part in parts(cache))
     model(TOKENS[:, :1], past_key_values=cache)
     cache.reorder_cache(torch.tensor([1, 2, 0]))
     assert [part.data_ptr() for part in parts(cache)] == places

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 from conftest import pad
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from exlstm.hf import ExlstmCache, ExlstmConfig, ExlstmForCausalLM
@@ -30,14 +30,14 @@ def test_each_row_of_a_padded_batch_is_its_prompt_alone(model, dtype) -> None:
     some = prompts(range(1, 98))
     texts, logits = [], []
     for prompt in some:
-        texts.append(greedy(model, prompt, 20))
+        texts.append(greedy(model, prompt, 12))
         whole, _ = model.model(torch.tensor([prompt + texts[-1][:-1]]))
         logits.append(whole[0, len(prompt) - 1 :])
     assert len({token for text in texts for token in text}) > 6
     for side in ("left", "right"):
         tokens, mask = pad(some, side)
         out = model.generate(
-            tokens, attention_mask=mask, max_new_tokens=20, do_sample=False,
+            tokens, attention_mask=mask, max_new_tokens=12, do_sample=False,
             return_dict_in_generate=True, output_logits=True,
         )  # fmt: skip
         assert out.sequences[:, 97:].tolist() == texts
@@ -223,6 +223,15 @@ def test_going_on_from_a_returned_cache_is_one_call(model, side) -> None:
     assert rest.sequences[:, 1:].tolist() == whole.sequences[:, 19:].tolist()
 
 
+def test_going_on_with_a_column_that_one_row_does_not_have(model) -> None:
+    some = [[1, 2, 3, 4, 5], [6, 7, 8, 9]]
+    tokens, mask = pad(some, "right")
+    cache = model(tokens[:, :4]).past_key_values
+    options = {"max_new_tokens": 8, "do_sample": False}
+    out = model.generate(tokens, attention_mask=mask, past_key_values=cache, **options)
+    assert out[:, 5:].tolist() == [greedy(model, prompt, 8) for prompt in some]
+
+
 def test_a_text_of_any_length_takes_the_same_memory(model) -> None:
     options = {"do_sample": False, "return_dict_in_generate": True}
     short = model.generate(torch.tensor([[1, 2, 3]]), max_length=8, **options)
@@ -257,3 +266,21 @@ def test_a_quantised_model_generates(model) -> None:
     assert model.generate(torch.tensor([[1, 2]]), max_new_tokens=9, do_sample=False)[
         0, 2:
     ].tolist() == greedy(model, [1, 2], 9)
+
+
+@pytest.mark.compile
+def test_decoding_with_a_static_memory_compiles_once(model) -> None:
+    """As transformers does by itself on a GPU."""
+    tokens, mask = pad([[1, 2], [3, 4, 5, 6]], "left")
+    options = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
+    expected = model.generate(tokens, **options)
+    compiled = CompileConfig(fullgraph=True, mode="default", backend="aot_eager")
+    compiled._compile_all_devices = True
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for _ in range(2):
+        out = model.generate(
+            tokens, cache_implementation="static", compile_config=compiled, **options
+        )
+        assert out.tolist() == expected.tolist()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
