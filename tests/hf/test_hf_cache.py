@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from conftest import pad
+from padding import pad
 from torch.utils._pytree import tree_flatten
 
 from exlstm.hf import ExlstmCache

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from conftest import pad
+from padding import pad
 from transformers import CompileConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from conftest import pad
+from padding import pad
 from safetensors.torch import load_file, save_file
 
 from exlstm.hf import (
