@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "ops": {"ops", "shapes"},
     "nn": {"ops", "nn", "shapes"},
     "models": {"ops", "nn", "models", "shapes"},
+    "hf": {"ops", "nn", "models", "hf", "shapes"},
     "data": {"data", "shapes"},
     "evaluate": {"ops", "nn", "models", "evaluate", "shapes"},
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
@@ -163,6 +164,7 @@ def test_the_readmes_tree_is_the_tree() -> None:
         "exlstm.data",
         "exlstm.convert",
         "exlstm.export",
+        "exlstm.hf",
     ],
 )
 def test_public_names_are_documented(module: str) -> None:

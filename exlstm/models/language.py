@@ -92,9 +92,23 @@ class XLSTMLanguageModel(nn.Module):
                 f"tokens must be integers of shape (B, T) with T >= 1, "
                 f"got {tokens.dtype} {tuple(tokens.shape)}"
             )
-        x = self.dropout(self.embedding(tokens))
-        x, after = self.stack(x, state, mask=mask, reset=reset)
+        x, after = self.features(self.embedding(tokens), state, mask=mask, reset=reset)
         if last_only:
             x = x[:, -1:]
+        return self.logits(x), after
+
+    def features(
+        self,
+        embedded: Float[Tensor, "B T D"],
+        state: Sequence[MixerState] | None = None,
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+        reset: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], tuple[MixerState, ...]]:
+        """What the head reads, from embedded tokens; the rest as in `forward`."""
+        return self.stack(self.dropout(embedded), state, mask=mask, reset=reset)
+
+    def logits(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S A"]:
+        """The head and its cap, in float32, on what `features` returns."""
         logits = linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return soft_cap(logits.float(), self.config.logit_soft_cap), after
+        return soft_cap(logits.float(), self.config.logit_soft_cap)
