@@ -1,8 +1,9 @@
-"""Files that are whole or not there."""
+"""Files and folders that are whole or not there."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,39 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that takes the name `path` once it is complete.
+
+    An error leaves nothing; a killed process leaves a hidden folder that the next `new_folder` of
+    the same path takes away.
+
+    Raises:
+        ValueError: There is something of that name.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a"
+        >>> with new_folder(path) as partial:
+        ...     _ = (partial / "b.txt").write_text("whole")
+        ...     path.exists()
+        False
+        >>> [file.name for file in path.iterdir()]
+        ['b.txt']
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists already: give the name of a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
