@@ -40,8 +40,9 @@ class GenerateArguments:
     """Makes the text repeatable."""
     stop: tuple[str, ...] = ()
     """Strings that end the text; they are not printed."""
-    weights: Literal["float32", "bfloat16", "int8"] = "float32"
-    """How the large matrices are stored: smaller is faster, and rounds them."""
+    weights: Literal["float32", "bfloat16", "int8"] | None = None
+    """How the large matrices are stored: smaller is faster, and rounds them. Without it, float32,
+    or as a quantised checkpoint has them."""
     threads: int | None = None
     """CPU threads; without it, what torch takes."""
 
@@ -61,8 +62,9 @@ class EvaluateArguments:
     """Also measure with the memory emptied every so many tokens, for each number given."""
     batch_size: int = 16
     """Documents read side by side; it does not change the result."""
-    weights: Literal["float32", "bfloat16", "int8"] = "float32"
-    """How the large matrices are stored, to measure what their rounding costs."""
+    weights: Literal["float32", "bfloat16", "int8"] | None = None
+    """How the large matrices are stored, to measure what their rounding costs. Without it, float32,
+    or as a quantised checkpoint has them."""
     json: bool = False
     """Print the results as JSON."""
     threads: int | None = None
@@ -100,6 +102,20 @@ class ConvertArguments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizeArguments:
+    """Write a checkpoint with smaller weights, for inference only, in the memory of one matrix."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint, or a run, for its newest checkpoint."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """A new folder; it appears when it is complete."""
+    weights: Literal["bfloat16", "int8"] = "int8"
+    """How the large matrices are stored; they are rounded."""
+    threads: int | None = None
+    """CPU threads; without it, what torch takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorArguments:
     """Say what this machine has, which implementation of each op runs, and why not the others."""
 
@@ -112,12 +128,11 @@ def _train(arguments: TrainArguments) -> None:
 
 def _generate(arguments: GenerateArguments) -> None:
     from exlstm.data import load_tokenizer, stream_text
-    from exlstm.models import generate, load_model, quantize
+    from exlstm.models import generate
 
     _set_threads(arguments.threads)
     folder = _newest_checkpoint(arguments.checkpoint)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    model = quantize(model, arguments.weights)
+    model, tokenizer = _load(folder, arguments.weights), load_tokenizer(folder)
     end = tokenizer.end_of_document
     tokens = generate(
         model,
@@ -141,12 +156,10 @@ def _evaluate(arguments: EvaluateArguments) -> None:
 
     from exlstm.data import load_tokenizer, open_token_file, read_documents
     from exlstm.evaluate import evaluate_documents
-    from exlstm.models import load_model, quantize
 
     _set_threads(arguments.threads)
     folder = _newest_checkpoint(arguments.checkpoint)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
-    model = quantize(model, arguments.weights)
+    model, tokenizer = _load(folder, arguments.weights), load_tokenizer(folder)
     if arguments.data is None:
         file = open_token_file(folder.parent / "data" / "val.bin")
         documents, num_bytes = file.documents(), file.num_bytes
@@ -219,6 +232,30 @@ def _convert(arguments: ConvertArguments) -> None:
     print(f"{arguments.destination}: {FORMATS[arguments.to].title}")
 
 
+def _quantize(arguments: QuantizeArguments) -> None:
+    from tqdm import tqdm
+
+    from exlstm.data import load_tokenizer
+    from exlstm.data.atomic import new_folder
+    from exlstm.models import quantize_checkpoint
+
+    _set_threads(arguments.threads)
+    folder = _newest_checkpoint(arguments.checkpoint)
+    tokenizer = load_tokenizer(folder)
+    before = _weights_bytes(folder)
+    with (
+        new_folder(arguments.out) as partial,
+        tqdm(total=before, unit="B", unit_scale=True, disable=None, leave=False) as bar,
+    ):
+        quantize_checkpoint(folder, partial, arguments.weights, progress=bar.update)
+        tokenizer.save(partial)
+    after = _weights_bytes(arguments.out)
+    print(
+        f"{folder}, {before / 1e6:,.1f} MB, as {arguments.weights} in {arguments.out}, "
+        f"{after / 1e6:,.1f} MB"
+    )
+
+
 def _doctor(_: DoctorArguments) -> None:
     import importlib.util
     import platform
@@ -256,6 +293,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "evaluate": (EvaluateArguments, _evaluate),
     "export": (ExportArguments, _export),
     "convert": (ConvertArguments, _convert),
+    "quantize": (QuantizeArguments, _quantize),
     "doctor": (DoctorArguments, _doctor),
 }
 """Name -> what it is told, and what it does. What a verb needs it imports when it runs."""
@@ -307,6 +345,26 @@ def _newest_checkpoint(folder: Path) -> Path:
     if not found:
         raise ValueError(f"{folder} is neither a checkpoint nor a run that has one")
     return found[-1]
+
+
+def _load(folder: Path, weights: Literal["float32", "bfloat16", "int8"] | None) -> Any:
+    """The model in a checkpoint, with weights of the kind asked for."""
+    from exlstm.models import load_model, quantize
+    from exlstm.models.quantization import weights_of
+
+    model = load_model(folder)
+    stored = weights_of(model)
+    if stored is None:
+        return quantize(model, weights or "float32")
+    if weights not in (None, stored):
+        raise ValueError(f"weights: {weights} is not possible, {folder} has {stored} weights")
+    return model
+
+
+def _weights_bytes(folder: Path) -> int:
+    from exlstm.models.tensor_files import find_tensors
+
+    return sum(tensor.nbytes for tensor in find_tensors(folder).values())
 
 
 def _set_threads(threads: int | None) -> None:

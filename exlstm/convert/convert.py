@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from exlstm.convert.block_stack import BlockStack
 from exlstm.convert.fields import config_text, read_fields
-from exlstm.convert.formats import SHARD_BYTES, Format, Own, same_values, tensors_of
+from exlstm.convert.formats import Format, Own, same_values, tensors_of
 from exlstm.convert.large import Large
 from exlstm.convert.links import to_ours, to_theirs
 from exlstm.convert.tensors import (
@@ -22,11 +24,10 @@ from exlstm.convert.tensors import (
     check_tensors,
     num_bytes,
     open_tensors,
-    shards,
-    write_tensors,
 )
 from exlstm.data.atomic import new_folder, write_text
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
+from exlstm.models.tensor_files import INDEX, SHARD_BYTES, write_tensors
 from exlstm.nn import XLSTMStack
 
 FORMATS: dict[str, Format] = {
@@ -42,7 +43,6 @@ FORMATS: dict[str, Format] = {
 }
 """Every format by the name that `--to` takes."""
 
-_INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "exlstm_tokenizer.json",
@@ -149,24 +149,19 @@ def write_model(
     tensors = dict(to_theirs(model.tensors, format.links(model.config)))
     if model.config.tie_embeddings and format.head:
         tensors[format.head] = tensors[format.embedding]
-    parts = shards(tensors, shard_bytes) if format.sharded else [tensors]
+    shapes = {name: torch.empty(x.shape, device="meta") for name, x in tensors.items()}
+
+    def pieces() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in tensors.items():
+            yield name, tensor.read()
+            progress(shapes[name].nbytes)
+
     with new_folder(Path(folder)) as partial:
         for name in _TOKENIZER:
             if (model.path / name).is_file():
                 shutil.copyfile(model.path / name, partial / name)
         write_text(partial / format.config_name, text)
-        if len(parts) == 1:
-            write_tensors(partial / "model.safetensors", parts[0], progress)
-        else:
-            index: dict[str, str] = {}
-            for number, part in enumerate(parts, start=1):
-                name = f"model-{number:05}-of-{len(parts):05}.safetensors"
-                write_tensors(partial / name, part, progress)
-                index |= dict.fromkeys(part, name)
-            total = {"total_size": num_bytes(tensors.values())}
-            write_text(
-                partial / _INDEX, json.dumps({"metadata": total, "weight_map": index}, indent=2)
-            )
+        write_tensors(partial, shapes, pieces(), shard_bytes if format.sharded else sys.maxsize)
 
 
 def load(path: str | os.PathLike[str]) -> XLSTMLanguageModel:
@@ -223,8 +218,8 @@ def _files(path: Path) -> list[Path]:
         raise ValueError(f"there is no {path}")
     if not path.is_dir():
         return [path]
-    if (path / _INDEX).is_file():
-        return _indexed(path / _INDEX)
+    if (path / INDEX).is_file():
+        return _indexed(path / INDEX)
     for name in _WEIGHTS:
         if (path / name).is_file():
             return [path / name]
@@ -233,7 +228,7 @@ def _files(path: Path) -> list[Path]:
             path / f"model_{number}.safetensors" for number in range(len(list(path.iterdir())))
         )
         return [file for file in numbered if file.is_file()]
-    accepted = (_INDEX, *_WEIGHTS, "model_0.safetensors")
+    accepted = (INDEX, *_WEIGHTS, "model_0.safetensors")
     raise ValueError(f"{path} has no weights: none of {', '.join(accepted)}")
 
 
@@ -261,7 +256,7 @@ def _download(name: str) -> Path:
         raise ValueError(
             f"there is no {name} here; to look on the Hub, pip install huggingface_hub"
         ) from None
-    wanted = ["*.safetensors", _INDEX, "config.json", "config.yaml", *_TOKENIZER]
+    wanted = ["*.safetensors", INDEX, "config.json", "config.yaml", *_TOKENIZER]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -16,9 +16,6 @@ from exlstm.convert.links import Link, same
 from exlstm.convert.tensors import LazyTensor, Tensors, unread
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
 
-SHARD_BYTES = 5_000_000_000
-"""How large a file of a sharded model may be: what the Hub's models have."""
-
 
 class Format(ABC):
     """A published format: the names and layout of its tensors, and its configuration.

@@ -1,4 +1,4 @@
-"""Tensors that are read one at a time, from files and into files.
+"""Tensors that are read from files one at a time.
 
 A model is a mapping from names to `LazyTensor`s. Nothing is read before `read()`, so that what a
 conversion holds in memory is about its largest tensor.
@@ -6,7 +6,6 @@ conversion holds in memory is about its largest tensor.
 
 from __future__ import annotations
 
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +15,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-
-from exlstm.data.atomic import replacing
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -137,39 +134,3 @@ def _check_dtype(path: Path, name: str, dtype: torch.dtype | None, called: str) 
 def num_bytes(tensors: Iterable[LazyTensor]) -> int:
     """What tensors take in a file."""
     return sum(4 * torch.Size(tensor.shape).numel() for tensor in tensors)
-
-
-def write_tensors(path: Path, tensors: Tensors, progress: Callable[[int], object]) -> None:
-    """Write a safetensors file, one tensor after the other, all float32.
-
-    `safetensors.torch.save_file` wants all of them in memory. The format is the length of a JSON
-    header, the header, and the bytes of the tensors at the places it names.
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + num_bytes([tensor])
-        header[name] = {
-            "dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end],
-        }  # fmt: skip
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            values = tensor.read().contiguous().flatten().view(torch.uint8).numpy()
-            file.write(values.data)
-            progress(values.nbytes)
-
-
-def shards(tensors: Tensors, largest: int) -> list[Tensors]:
-    """Tensors in the order given, cut where the next would make a file larger than that."""
-    cuts: list[dict[str, LazyTensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        size += num_bytes([tensor])
-        if size > largest and cuts[-1]:
-            cuts.append({})
-            size = num_bytes([tensor])
-        cuts[-1][name] = tensor
-    return list(cuts)

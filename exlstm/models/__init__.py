@@ -1,6 +1,7 @@
 """Complete models: frozen configurations, presets as functions, saving and loading."""
 
 from exlstm.models.checkpoint import load_model as load_model
+from exlstm.models.checkpoint import quantize_checkpoint as quantize_checkpoint
 from exlstm.models.checkpoint import save_model as save_model
 from exlstm.models.config import PRESETS as PRESETS
 from exlstm.models.config import XLSTMConfig as XLSTMConfig

@@ -60,7 +60,7 @@ def quantize(model: XLSTMLanguageModel, weights: Weights) -> XLSTMLanguageModel:
         InferenceLinear(in_features=32, out_features=257, weights=int8)
     """
     check_choice("weights", weights, get_args(Weights))
-    if any(isinstance(layer, InferenceLinear) for layer in model.modules()):
+    if matrices(model):
         raise ValueError("the model is quantised already: start from its float32 weights")
     places = [
         (parent, name)
@@ -74,6 +74,20 @@ def quantize(model: XLSTMLanguageModel, weights: Weights) -> XLSTMLanguageModel:
     if model.head is None:
         model.head = InferenceLinear(model.embedding.weight, weights)
     return model
+
+
+def matrices(model: nn.Module) -> dict[str, InferenceLinear]:
+    """The matrices of a model that `quantize` stored, by name."""
+    return {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, InferenceLinear)
+    }
+
+
+def weights_of(model: nn.Module) -> Weights | None:
+    """How `quantize` stored the matrices of a model, or `None` if it did not."""
+    for layer in matrices(model).values():
+        return layer.weights
+    return None
 
 
 class InferenceLinear(nn.Module):
@@ -91,9 +105,11 @@ class InferenceLinear(nn.Module):
 
     weight: Tensor
     scale: Tensor | None
+    weights: Weights
 
     def __init__(self, weight: Float[Tensor, "Y X"], weights: Weights) -> None:
         super().__init__()
+        self.weights = weights
         weight, scale = weight.detach().float(), None
         if weights == "int8":
             largest = weight.abs().amax(1)
@@ -127,8 +143,7 @@ class InferenceLinear(nn.Module):
 
     def extra_repr(self) -> str:
         out_features, in_features = self.weight.shape
-        weights = str(self.weight.dtype).removeprefix("torch.")
-        return f"in_features={in_features}, out_features={out_features}, weights={weights}"
+        return f"in_features={in_features}, out_features={out_features}, weights={self.weights}"
 
 
 _CPU_BFLOAT16: bool = (
