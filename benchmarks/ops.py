@@ -1,4 +1,4 @@
-"""Speed of the ops and the sLSTM layer, against peers and against what the machine can do.
+"""Speed of the ops, against peers and against what the machine can do.
 
 Also whether the mLSTM's cost is linear in T, and how small calls fare, as in decoding.
 
@@ -17,19 +17,10 @@ import torch
 import torch.nn.functional as F
 from record import record, require_green
 from timing import ceilings, medians, with_gradients, without_gradients
-from torch import nn
 
-from exlstm.nn import MLSTM, SLSTM, SLSTMMixer
 from exlstm.ops import backends, mlstm, slstm
 
 SLSTM_SHAPES = ((16, 512, 4, 128), (8, 256, 4, 32), (1, 512, 4, 32), (1, 1, 4, 128))  # B T H V
-LAYER_SHAPES = (
-    (1, 1, 128),
-    (1, 512, 128),
-    (8, 256, 128),
-    (32, 128, 256),
-    (16, 512, 512),
-)  # B T D, 4 heads
 MLSTM_SHAPES = (  # B H T K V
     (4, 4, 512, 64, 64),
     (2, 4, 2048, 128, 128),
@@ -53,7 +44,7 @@ def slstm_rows(peak: float) -> list[dict[str, Any]]:
             for name in backends("slstm")
         }
         flops = 2 * batch * time * heads * cells * 4 * cells
-        rows += _rows("slstm", (batch, time, heads, cells), runs, leaves, flops, peak)
+        rows += rows_of("slstm", (batch, time, heads, cells), runs, leaves, flops, peak)
     return rows
 
 
@@ -70,7 +61,7 @@ def mlstm_rows(peak: float) -> list[dict[str, Any]]:
         per_step = min(64, time) * (key + value) + 4 * key * value
         flops = batch * heads * time * per_step
         size = (batch, heads, time, key, value)
-        rows += _rows("mlstm", size, runs, leaves, flops, peak)
+        rows += rows_of("mlstm", size, runs, leaves, flops, peak)
         if time > 1:
             rows += _peer_rows(size, leaves)
     return rows
@@ -85,7 +76,7 @@ def _peer_rows(size: tuple[int, ...], leaves: list[torch.Tensor]) -> list[dict[s
             q, k, v, is_causal=True
         )
     }
-    rows = _rows("mlstm", size, attention, [q, k, v]) if size[2] <= 8192 else []
+    rows = rows_of("mlstm", size, attention, [q, k, v]) if size[2] <= 8192 else []
     if importlib.util.find_spec("mlstm_kernels") is None:
         return [*rows, {"op": "mlstm", "size": size, "what": "mlstm_kernels", "missing": True}]
     from mlstm_kernels.torch import get_mlstm_kernel
@@ -98,7 +89,7 @@ def _peer_rows(size: tuple[int, ...], leaves: list[torch.Tensor]) -> list[dict[s
                 runs[f"mlstm_kernels {form} {chunk}"] = lambda kernel=kernel, chunk=chunk: kernel(
                     *heads_first, chunk_size=chunk
                 )
-    return rows + _rows("mlstm", size, runs, heads_first)
+    return rows + rows_of("mlstm", size, runs, heads_first)
 
 
 def length_rows() -> list[dict[str, Any]]:
@@ -141,7 +132,7 @@ def small_rows() -> list[dict[str, Any]]:
                 )[0]
                 for name in backends(op)
             }
-            rows += _rows(op, size, runs, leaves, repeats=100)
+            rows += rows_of(op, size, runs, leaves, repeats=100)
     return rows
 
 
@@ -158,40 +149,7 @@ def _slstm_leaves(batch: int, time: int, heads: int, cells: int) -> list[torch.T
     return [x.requires_grad_(), r.requires_grad_()]
 
 
-def layer_rows() -> list[dict[str, Any]]:
-    """Layers of one width beside nn.LSTM: the drop-ins, and the paper's without its convolution."""
-    rows = []
-    for batch, time, width in LAYER_SHAPES:
-        x = torch.randn(batch, time, width, requires_grad=True)
-        layers: dict[str, nn.Module] = {
-            "SLSTM": SLSTM(width, width, batch_first=True),
-            "SLSTM, block-diagonal": SLSTM(width, width, batch_first=True, block_diagonal=True),
-            "SLSTMMixer": SLSTMMixer(width, 4, conv_width=0),
-            "MLSTM": MLSTM(width, width, batch_first=True),
-            "nn.LSTM": nn.LSTM(width, width, batch_first=True),
-        }
-        runs: dict[str, Callable[[], torch.Tensor]] = {
-            name: lambda layer=layer, x=x: layer(x)[0] for name, layer in layers.items()
-        }
-        size = (batch, time, width)
-        if importlib.util.find_spec("xlstm") is None:
-            rows.append(
-                {"op": "sLSTM layer", "size": size, "what": "xlstm vanilla", "missing": True}
-            )
-        else:
-            from xlstm import sLSTMLayer, sLSTMLayerConfig
-
-            config = sLSTMLayerConfig(
-                embedding_dim=width, num_heads=4, conv1d_kernel_size=0, backend="vanilla"
-            )
-            theirs = layers["xlstm vanilla"] = sLSTMLayer(config)
-            runs["xlstm vanilla"] = lambda theirs=theirs, x=x: theirs(x)
-        leaves = {name: [x, *layer.parameters()] for name, layer in layers.items()}
-        rows += _rows("sLSTM layer", size, runs, leaves)
-    return rows
-
-
-def _rows(
+def rows_of(
     op: str,
     size: tuple[int, ...],
     runs: dict[str, Callable[[], torch.Tensor]],
@@ -229,7 +187,7 @@ if __name__ == "__main__":
         "ops",
         {
             "ceilings": {name: round(value, 1) for name, value in limits.items()},
-            "rows": slstm_rows(peak) + layer_rows() + mlstm_rows(peak),
+            "rows": slstm_rows(peak) + mlstm_rows(peak),
             "lengths": length_rows(),
             "small": small_rows(),
         },
