@@ -100,9 +100,27 @@ def speed(document: dict[str, Any]) -> str:
         f"PyTorch's own, by MKL; ours may pass 100 %, since MKL does not use all of this processor "
         f"(`docs/log.md`).\n"
     )
+    text += _groups(results["rows"])
+    text += _lengths(results["lengths"]) + _small(results["small"])
+    return f"{text}\n({_source_above(document, 'ops')})\n"
+
+
+def layers(document: dict[str, Any]) -> str:
+    """The layers benchmark, beside `nn.LSTM`."""
+    return (
+        f"## Layers beside `nn.LSTM`\n\n{_machine(document)}, float32. *Times ours*: time of "
+        f"forward and backward over that of the first row of the group; above 1 is slower than "
+        f"`SLSTM`.\n{_groups(document['results']['rows'])}\n"
+        f"({_source_above(document, 'layers')})\n\n"
+    )
+
+
+def _groups(rows: list[dict[str, Any]]) -> str:
+    """A table for each op and size."""
+    text = ""
     ours = None
     group = None
-    for row in results["rows"]:
+    for row in rows:
         if group != (row["op"], row["size"]):
             group, ours = (row["op"], row["size"]), None
             size = ", ".join(map(str, row["size"]))
@@ -117,8 +135,7 @@ def speed(document: dict[str, Any]) -> str:
             f"| {row['what']} | {row['forward_ms']:.2f} | {row['both_ms']:.2f} "
             f"| {row['both_ms'] / ours['both_ms']:.2f} | {share} |\n"
         )
-    text += _lengths(results["lengths"]) + _small(results["small"])
-    return f"{text}\n({_source_above(document, 'ops')})\n"
+    return text
 
 
 def _lengths(rows: list[dict[str, Any]]) -> str:
@@ -236,6 +253,7 @@ def speed_page() -> str:
     )
     results = ROOT / "benchmarks/results"
     text += training(json.loads((results / "models.json").read_text())) + "\n"
+    text += layers(json.loads((results / "layers.json").read_text()))
     return text + speed(json.loads((results / "ops.json").read_text()))
 
 
