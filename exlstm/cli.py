@@ -15,6 +15,7 @@ try:
     from exlstm.claims.command import ClaimsArguments, claims
     from exlstm.data.command import PrepareArguments, run_prepare
     from exlstm.evaluate.plan import PlanArguments, print_plan
+    from exlstm.evidence.command import EvidenceArguments, evidence
     from exlstm.experiments.command import TasksArguments, tasks
     from exlstm.train import TrainArguments
     from exlstm.train.run_folder import resumed_arguments
@@ -305,6 +306,7 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "plan": (PlanArguments, print_plan),
     "scaling": (ScalingArguments, scaling),
     "claims": (ClaimsArguments, claims),
+    "evidence": (EvidenceArguments, evidence),
     "doctor": (DoctorArguments, _doctor),
 }
 """Name -> what it is told, and what it does. What a verb needs it imports when it runs."""

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "tasks": {"tasks", "data"},
     "experiments": {"nn", "tasks", "experiments", "shapes"},
     "claims": {"tasks", "inspect", "experiments", "claims"},
+    "evidence": {"tasks", "experiments", "claims", "evidence"},
     "inspect": {"ops", "nn", "models", "inspect", "shapes"},
     "evaluate": {"ops", "nn", "models", "evaluate", "shapes"},
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
         "tasks",
         "experiments",
         "claims",
+        "evidence",
         "cli",
     },
 }
@@ -185,6 +187,7 @@ def test_the_readmes_tree_is_the_tree() -> None:
         "exlstm.inspect",
         "exlstm.experiments",
         "exlstm.claims",
+        "exlstm.evidence",
     ],
 )
 def test_public_names_are_documented(module: str) -> None:

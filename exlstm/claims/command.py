@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-import exlstm
 from exlstm.claims import CLAIMS, Claim, Profile
 from exlstm.claims.mechanism import MECHANISMS, train_model
 from exlstm.claims.report import (
@@ -26,6 +17,7 @@ from exlstm.claims.report import (
     results_path,
     write_report,
 )
+from exlstm.experiments.origin import append_origin, origin
 from exlstm.experiments.sweep import sweep
 
 
@@ -119,8 +111,8 @@ def _run_one(claim: Claim, arguments: RunClaims) -> int:
         records = sweep(runs, out, jobs=arguments.jobs)
     finally:  # also where Ctrl-C ended it: what is done by then is in the file
         if out.exists() and out.stat().st_size > before:
-            with origins_path(arguments.out, claim, arguments.profile).open("a") as file:
-                file.write(json.dumps(_origin(claim, arguments)) + "\n")
+            path = origins_path(arguments.out, claim, arguments.profile)
+            append_origin(path, _origin(claim, arguments))
     for mechanism in MECHANISMS:
         path = model_path(arguments.out, mechanism.claim)
         if mechanism.claim == claim.name and not path.exists():
@@ -138,41 +130,6 @@ def _train(run: Any, path: Path) -> None:
 
 
 def _origin(claim: Claim, arguments: RunClaims) -> dict[str, Any]:
-    """Where results come from. No path of this machine is in it, as it stands on the page."""
     words = ["exlstm", "claims", "run", claim.name, "--profile", arguments.profile]
     words += ["--data", Path(arguments.data).name] if arguments.data else []
-    jobs = arguments.jobs or os.cpu_count() or 1
-    packages = [name for name in ("torch", "transformers", "numpy") if find_spec(name)]
-    return {
-        "command": shlex.join([*words, "--jobs", str(jobs)]),
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{_cpu()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {
-            "exlstm": exlstm.__version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-    }
-
-
-def _commit() -> str:
-    """Of the repository that this package lies in; where it is installed otherwise, unknown."""
-    folder = Path(exlstm.__file__).parents[1]
-    if not (folder / ".git").exists():
-        return "unknown"
-    words = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return origin(words, arguments.jobs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, get_args
 from exlstm.claims.claim import Claim, Profile, Record, Scores, Verdict
 from exlstm.claims.figures import save
 from exlstm.claims.mechanism import MECHANISMS, look_into
+from exlstm.experiments.origin import origin_lines, read_lines
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
@@ -57,13 +57,6 @@ def model_path(folder: Path, claim: str) -> Path:
     return folder / f"{claim}.safetensors"
 
 
-def read_lines(path: Path) -> list[Any]:
-    """The lines of a JSONL file, none where there is no file; a last line cut short is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
 def write_report(claims: Sequence[Claim], folder: Path, page: Path, images: Path) -> None:
     """Write the page and its pictures.
 
@@ -96,9 +89,8 @@ def write_report(claims: Sequence[Claim], folder: Path, page: Path, images: Path
                 picture = f"claim-{claim.name}-{name}.svg"
                 save(claim.figure(records, name), images / picture)
                 section.append(f"![{claim.title}: {claim.metric.name}]({link}/{picture})\n")
-            section += [
-                _origin(one) for one in _distinct(origins_path(folder, claim, name), records)
-            ]
+            if records:
+                section += origin_lines(origins_path(folder, claim, name))
         for mechanism in MECHANISMS:
             path = model_path(folder, mechanism.claim)
             if mechanism.claim == claim.name and path.exists():
@@ -108,12 +100,12 @@ def write_report(claims: Sequence[Claim], folder: Path, page: Path, images: Path
                 section.append(f"### How a trained model does it\n\n{finding.text}\n")
                 section.append(f"![{claim.title}: a look inside]({link}/{picture})\n")
         sections.append("\n".join(section))
-    head = _HEAD.format(folder=_plain(folder), page=_plain(page), images=_plain(images))
+    head = _HEAD.format(folder=plain(folder), page=plain(page), images=plain(images))
     text = "\n".join([head, *overview, "", *sections])
     page.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
 
 
-def _plain(path: Path) -> str:
+def plain(path: Path) -> str:
     """A path as it may stand on a page: without where this machine keeps it."""
     return path.name if path.is_absolute() else path.as_posix()
 
@@ -175,19 +167,3 @@ def _table(claim: Claim, scores: Scores) -> str:
 def _range(results: Sequence[Any], key: str) -> str:
     low, high = (round(end(result[key] for result in results)) for end in (min, max))
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _distinct(path: Path, records: Sequence[Record]) -> list[Any]:
-    """The last origin of each kind: a sweep that was taken up again is named once."""
-    if not records:
-        return []
-    kinds = {json.dumps({**one, "date": ""}, sort_keys=True): one for one in read_lines(path)}
-    return list(kinds.values())
-
-
-def _origin(origin: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
-    return (
-        f"*`{origin['command']}`, commit {origin['commit']}, {origin['date']}; {versions}; "
-        f"{origin['machine']}.*\n"
-    )

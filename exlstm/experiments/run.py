@@ -125,7 +125,9 @@ def train(
         The model, and what JSON can hold: `validation` (training lengths, the last of
         `evaluations`) and `test` (test lengths), each as `evaluate` returns it; `loss_curve`, pairs
         of a step and the mean training loss since the pair before; `steps` done; whether it stopped
-        for being `solved`; `seconds`; `num_params`; `note`; `threads`; `versions`.
+        for being `solved`; `seconds`; `num_params`; `note`; `threads`; `versions`. Each of
+        `evaluations` has its `step` and the `seconds` of training up to it, without those of
+        evaluations; and `validation_long` where that can end the run.
 
     Raises:
         FloatingPointError: The loss or the gradient is not finite.
@@ -136,6 +138,7 @@ def train(
     groups = parameter_groups(model, run.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=run.lr, betas=(0.9, 0.99), fused=True)
     began = time.perf_counter()
+    evaluating = 0.0
     losses: list[float] = []
     curve: list[tuple[int, float]] = []
     evaluations: list[dict[str, Any]] = []
@@ -162,10 +165,15 @@ def train(
         if step % run.eval_every == 0 or step == run.steps:
             curve.append((step, sum(losses) / len(losses)))
             losses.clear()
-            validation = evaluate(model, task, run, VALIDATION, run.lengths)
-            long = evaluate(model, task, run, VALIDATION_LONG, run.test_lengths)
-            evaluations.append({"step": step, "validation": validation, "validation_long": long})
-            solved = run.stop_at is not None and long.get("scaled_accuracy", 0.0) >= run.stop_at
+            now = time.perf_counter()
+            evaluation: dict[str, Any] = {"step": step, "seconds": now - began - evaluating}
+            evaluation["validation"] = evaluate(model, task, run, VALIDATION, run.lengths)
+            if run.stop_at is not None:
+                long = evaluate(model, task, run, VALIDATION_LONG, run.test_lengths)
+                evaluation["validation_long"] = long
+                solved = long.get("scaled_accuracy", 0.0) >= run.stop_at
+            evaluations.append(evaluation)
+            evaluating += time.perf_counter() - now
     packages = [name for name in ("torch", "transformers", "numpy") if find_spec(name)]
     return model, {
         "validation": evaluations[-1]["validation"],

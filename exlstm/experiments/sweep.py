@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,13 +19,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from exlstm.experiments.run import Run, train
-from exlstm.experiments.sequence_models import build_model
+from exlstm.experiments.sequence_models import SequenceModel, build_model
 from exlstm.experiments.specification import find_task
 from exlstm.experiments.summary import line
 from exlstm.tasks import Task
 
 Record = dict[str, Any]
 """A line of the file: the `run`, its `identity`, and either its `result` or its `error`."""
+
+Measure = Callable[[SequenceModel, Any], Any]
+"""What else is to be known of a trained model and its task, as JSON can hold it. Other processes
+call it, so it must be found by its name."""
 
 
 class ResultsFile:
@@ -98,7 +102,9 @@ def check(run: Run) -> None:
             raise ValueError(f"{name}: {error}") from None
 
 
-def sweep(runs: Sequence[Run], out: Path, *, jobs: int | None = None) -> list[Record]:
+def sweep(
+    runs: Sequence[Run], out: Path, *, jobs: int | None = None, measure: Measure | None = None
+) -> list[Record]:
     """Do the runs that the file has no line for, each in one thread.
 
     A killed sweep that is started again repeats only what was not finished. Nor is a run repeated
@@ -108,6 +114,7 @@ def sweep(runs: Sequence[Run], out: Path, *, jobs: int | None = None) -> list[Re
         runs: What to do.
         out: A JSONL file; it may have other runs.
         jobs: Processes; `None` is one a core.
+        measure: Its result becomes `measured` in the run's.
 
     Returns:
         The records of `runs`, in order.
@@ -128,11 +135,11 @@ def sweep(runs: Sequence[Run], out: Path, *, jobs: int | None = None) -> list[Re
             print(f"{out}: took away a last line that was half written")
         waiting = {run.identity: run for run in runs if run.identity not in results.records}
         if waiting:
-            _do(list(waiting.values()), results, jobs or os.cpu_count() or 1)
+            _do(list(waiting.values()), results, jobs or os.cpu_count() or 1, measure)
         return [results.records[run.identity] for run in runs]
 
 
-def _do(runs: list[Run], results: ResultsFile, jobs: int) -> None:
+def _do(runs: list[Run], results: ResultsFile, jobs: int, measure: Measure | None) -> None:
     from tqdm import tqdm
 
     context = multiprocessing.get_context("spawn")
@@ -143,7 +150,7 @@ def _do(runs: list[Run], results: ResultsFile, jobs: int) -> None:
             min(jobs, len(runs)), context, initializer=_begin, initargs=(steps_done, stop)
         ) as pool,
     ):
-        unfinished = {pool.submit(_record, run, find_task(run.task)) for run in runs}
+        unfinished = {pool.submit(_record, run, find_task(run.task), measure) for run in runs}
         finished = 0
         try:
             while unfinished:
@@ -193,7 +200,7 @@ def _begin(steps_done: Any, stop: Any) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
 
 
-def _record(run: Run, task: Task) -> Record:
+def _record(run: Run, task: Task, measure: Measure | None) -> Record:
     counted = 0
 
     def count(steps: int = 1) -> None:
@@ -206,7 +213,10 @@ def _record(run: Run, task: Task) -> Record:
 
     record = {"identity": run.identity, "run": asdict(run)}
     try:
-        _, record["result"] = train(run, task, progress=count)
+        model, result = train(run, task, progress=count)
+        if measure is not None:
+            result["measured"] = measure(model, task)
+        record["result"] = result
     except _StoppedError:
         raise
     except Exception as error:  # whatever it is, the other runs go on
