@@ -1,5 +1,6 @@
 import json
 import math
+import time
 from dataclasses import fields
 
 import pytest
@@ -11,7 +12,8 @@ from exlstm.experiments.run import evaluate, learning_rate
 
 
 def numbers(result):
-    return {key: value for key, value in result.items() if key != "seconds"}
+    evaluations = [{**one, "seconds": None} for one in result["evaluations"]]
+    return {**result, "evaluations": evaluations, "seconds": None}
 
 
 def test_a_run_gives_the_same_numbers_again():
@@ -87,12 +89,28 @@ class Spied(LastToken):
 
 def test_the_test_set_is_apart_and_is_seen_once_at_the_end():
     task = Spied()
-    train(short_run(steps=4, eval_every=2, eval_rows=40, seed=7, stop_at=None), task)
+    train(short_run(steps=4, eval_every=2, eval_rows=40, seed=7, stop_at=1.1), task)
     steps = [(7, step, 32, (2, 6), False) for step in range(4)]
     validation = [(0, 0, 32, (2, 6), True), (0, 1, 8, (2, 6), True)]
     validation += [(1, 0, 32, (6, 12), True), (1, 1, 8, (6, 12), True)]
     test = [(2, 0, 32, (6, 12), True), (2, 1, 8, (6, 12), True)]
     assert task.calls == [*steps[:2], *validation, *steps[2:], *validation, *test]
+    # The rows of the test's lengths are for stopping alone.
+    task.calls.clear()
+    train(short_run(steps=4, eval_every=2, eval_rows=40, seed=7, stop_at=None), task)
+    assert task.calls == [*steps[:2], *validation[:2], *steps[2:], *validation[:2], *test]
+
+
+def test_the_seconds_of_a_curve_are_those_of_training(monkeypatch):
+    def slow(*arguments):
+        time.sleep(0.2)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("exlstm.experiments.run.evaluate", slow)
+    _, result = train(short_run(steps=4, eval_every=1, stop_at=None), LastToken())
+    seconds = [one["seconds"] for one in result["evaluations"]]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[-1] < result["seconds"] - 5 * 0.2
 
 
 def test_a_run_stops_when_it_is_solved_or_not_at_all():

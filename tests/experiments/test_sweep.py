@@ -26,7 +26,7 @@ def start_nothing(monkeypatch):
     """The list into which the runs go that would be started; each has a result at once."""
     started = []
 
-    def do(runs, results, jobs):
+    def do(runs, results, jobs, measure):
         started.extend(runs)
         for run in runs:
             results.append(record(run, result="stand-in"))
@@ -77,6 +77,17 @@ def test_a_sweep_that_is_cut_off_repeats_nothing_finished(tmp_path, how, monkeyp
     assert done == json.loads(line)
     assert missing["result"] == "stand-in"
     assert path.read_text().splitlines()[0] == line
+
+
+def number_of_answers(model, task):
+    return {"answers": model.head.out_features, "of": task.name}
+
+
+def test_every_model_is_measured_in_its_process(tmp_path):
+    runs = [short_run(steps=2), short_run(steps=2, seed=1)]
+    found = sweep(runs, tmp_path / "out.jsonl", jobs=1, measure=number_of_answers)
+    assert [one["result"]["measured"] for one in found] == [{"answers": 4, "of": "last-token"}] * 2
+    assert "measured" not in sweep([short_run(steps=1)], tmp_path / "out.jsonl")[0]["result"]
 
 
 def test_nothing_is_started_for_what_is_there(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -84,3 +85,54 @@ def test_what_is_not_possible_is_said(tmp_path):
     (tmp_path / "a.txt").write_text("short")
     with pytest.raises(ValueError, match="no document has 301 bytes"):
         Text(str(tmp_path)).batch(0, 0, 1, (300, 300))
+
+
+def test_the_end_of_a_single_file_is_left_out(tmp_path):
+    text = "".join(random.Random(0).choices("abcdefgh", k=2000))  # no 20 letters come twice
+    (tmp_path / "a.txt").write_text(text)
+    task = Text(str(tmp_path / "a.txt"), left_out=0.1)
+    (whole,) = task.segments(199, 100)
+    assert bytes(whole.astype(np.uint8) - 1).decode() == text[1800:]
+    for test, first, last in ((False, 0, 1710), (True, 1710, 1800)):  # 5 % of the rest
+        rows = task.batch(0, 0, 3000, (20, 20), test=test).inputs.astype(np.uint8) - 1
+        places = {text.index(bytes(row).decode()) for row in rows}
+        assert min(places) >= first
+        assert last - 5 - 21 <= max(places) <= last - 21
+
+
+def test_whole_files_are_left_out_of_training_and_validation(folder):
+    task = find_task(f"text,data={folder},left_out=0.3")
+    split = [
+        set().union(*(letters(task.batch(seed, 0, 256, (10, 10), test=test)) for seed in range(4)))
+        for test in (False, True)
+    ]
+    left = {chr(token - 1) for token in np.unique(task.segments(10, 10**6))}
+    assert left
+    assert len(left | split[0] | split[1]) == 26 == sum(map(len, (left, *split)))
+
+
+def test_segments_lie_end_to_end_and_are_spread_evenly(tmp_path):
+    (tmp_path / "a.txt").write_text(
+        "".join(map(chr, range(32, 127))) * 4
+    )  # 380 bytes, 190 left out
+    task = Text(str(tmp_path), left_out=0.5)
+    found = task.segments(10, 100)
+    assert found.shape == (18, 11)  # and 9 bytes that fill no segment
+    assert (found[1:, 0] == found[:-1, -1]).all()
+    assert (task.segments(10, 3) == found[[0, 8, 17]]).all()
+    assert task.segments(189, 3).shape == (1, 190)
+    with pytest.raises(ValueError, match="no document that is left out has 191 bytes"):
+        task.segments(190, 3)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_only_a_share_can_be_left_out(share):
+    with pytest.raises(ValueError, match="left_out must be a share"):
+        Text(left_out=share)
+
+
+def test_something_has_to_remain_to_learn_from(tmp_path):
+    for letter in "ab":
+        (tmp_path / f"{letter}.txt").write_text("some text")
+    with pytest.raises(ValueError, match="are all of them"):
+        Text(str(tmp_path), left_out=0.999).batch(0, 0, 1, (4, 4))
