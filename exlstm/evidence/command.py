@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def evidence(arguments: EvidenceArguments) -> None:
 def _run(arguments: RunEvidence) -> None:
     data, jobs = arguments.data, arguments.jobs
     measure = COMPARISON.measure(data)
-    out = arguments.out / f"{Path(data).stem or 'python'}.jsonl"
+    name = re.sub(r"\W+", "-", Path(data).stem).strip("-")  # of a glob, too
+    out = arguments.out / f"{name or 'text' if data else 'python'}.jsonl"
     before = out.stat().st_size if out.exists() else 0
     try:
         records = sweep(COMPARISON.first_runs(data), out, jobs=jobs, measure=measure)

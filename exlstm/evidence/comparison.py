@@ -65,8 +65,9 @@ class Score:
 
     @property
     def spread(self) -> float:
-        """From the best seed to the worst."""
-        return max(self.bits()) - min(self.bits())
+        """From the best seed to the worst; NaN of a single one."""
+        bits = self.bits()
+        return max(bits) - min(bits) if len(bits) > 1 else math.nan
 
 
 def _bits(part: dict[str, Any]) -> float:
@@ -143,8 +144,12 @@ class Comparison:
         )  # fmt: skip
 
     def records(self, records: Sequence[Record]) -> list[Record]:
-        """Those of a file that are of this comparison as it is defined now."""
-        return [
+        """Those of a file that are of this comparison as it is defined now.
+
+        Raises:
+            ValueError: Several texts were read.
+        """
+        found = [
             record
             for record in records
             for model in self.models
@@ -152,6 +157,9 @@ class Comparison:
                 _data(record), model, record["run"]["lr"], record["run"]["seed"]
             ).identity == record["identity"]
         ]  # fmt: skip
+        if len(texts := {_data(record) for record in found}) > 1:
+            raise ValueError(f"results of several texts in one file: {', '.join(sorted(texts))}")
+        return found
 
     def scores(self, records: Sequence[Record]) -> list[Score]:
         """Of the models that have a result, in their order."""
@@ -262,10 +270,10 @@ def criteria(scores: Sequence[Score]) -> list[Condition]:
 
 def _fewer_bits(best: Score, other: Score) -> Condition:
     ours, theirs = median(best.bits()), median(other.bits())
-    spread = max(best.spread, other.spread)
     kind = "fewer" if ours < theirs else "more"
     return Condition(
         f"{best.model.label} needs {ours:.3f} bits per byte and {other.model.label} {theirs:.3f}: "
-        f"{abs(theirs - ours):.3f} {kind}, with a spread of {spread:.3f} over the seeds",
-        theirs - ours > spread,
+        f"{abs(theirs - ours):.3f} {kind}, with spreads of {best.spread:.3f} and "
+        f"{other.spread:.3f} over the seeds",
+        all(theirs - ours > one.spread for one in (best, other)),
     )

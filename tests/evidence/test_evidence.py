@@ -92,10 +92,10 @@ def test_it_is_said_by_how_much():
     scores = COMPARISON.scores(made_up(GOOD | {"Llama": (1.9, 1.95, 1.9)}))
     because = decide(criteria(scores)).because
     assert (
-        "xLSTM[1:0] needs 2.010 bits per byte and Llama 1.900: 0.110 more, with a spread of 0.050 "
-        "over the seeds: no"
+        "xLSTM[1:0] needs 2.010 bits per byte and Llama 1.900: 0.110 more, with spreads of 0.020 "
+        "and 0.050 over the seeds: no"
     ) in because
-    assert "LSTM 2.100: 0.090 fewer, with a spread of 0.020 over the seeds: yes" in because
+    assert "LSTM 2.100: 0.090 fewer, with spreads of 0.020 and 0.000 over the seeds: yes" in because
 
 
 def test_the_best_xlstm_is_chosen_without_the_text_left_out():
@@ -150,6 +150,19 @@ def test_a_model_whose_runs_fail_is_said_to_have_none(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "the lstm to compare with has results: no" in page
     assert "4 runs failed" in page
+
+
+def test_one_seed_has_no_spread_to_be_compared_with():
+    records = [one for one in made_up(GOOD) if one["run"]["seed"] == 0]
+    assert [one.holds for one in criteria(COMPARISON.scores(records))] == [False, False, True, True]
+
+
+def test_results_of_two_texts_do_not_mix():
+    records = [record(run, 2.0) for data in ("", "a.txt") for run in COMPARISON.first_runs(data)]
+    with pytest.raises(ValueError, match="results of several texts in one file"):
+        COMPARISON.records(records)
+    older = [record(run, 2.0) for run in TINY.first_runs("")]  # sizes that are no longer those
+    assert COMPARISON.records(records[:3] + older) == records[:3]
 
 
 def test_the_page_of_made_up_results(tmp_path):
