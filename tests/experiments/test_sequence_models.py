@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 from stand_in import LastNumber, LastToken, short_run
 
-from exlstm.experiments import build_model, train
+from exlstm.experiments import build_model, find_task, train
 from exlstm.experiments.sequence_models import BASELINES, parameter_groups
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
 from exlstm.nn import XLSTMStack
@@ -124,7 +126,8 @@ def test_matrices_of_baselines_decay_and_nothing_else(model):
         ("gru", r"there is no model 'gru'; there are: lstm, llama, mamba, rwkv4, xlstm\[a:b\], "),
         ("", "there is no model ''"),
         ("ms,colour=red", "there is no option 'colour'; there are: conv_width, d_ff, d_inner, "),
-        ("lstm,num_heads=2", "there is no option 'num_heads'; there are: num_blocks"),
+        ("lstm,num_heads=2", "there is no option 'num_heads'; there are: embedding_std, num_bl"),
+        ("lstm,embedding_std=0", "embedding_std must be above 0, got 0"),
         ("ms,num_heads=two", "num_heads=two must be a whole number"),
         ("ms,num_heads=None", "num_heads=None must be a whole number"),
         ("ms,num_heads=5", "num_heads=5 must be positive and divide"),
@@ -140,3 +143,12 @@ def test_mistakes_are_named(model, message):
     with pytest.raises(ValueError, match=message) as error:
         build_model(model, LastToken(), 16)
     assert "\n" not in str(error.value)
+
+
+def test_the_embedding_may_begin_larger():
+    task = find_task("text")
+    stds = [
+        build_model(text, task, 64).embedding.weight.std().item()
+        for text in ("lstm", "lstm,embedding_std=1.0", "ms,embedding_std=0.5")
+    ]
+    assert stds == pytest.approx([math.sqrt(2 / (5 * 64)), 1.0, 0.5], rel=0.05)
