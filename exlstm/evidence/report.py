@@ -27,9 +27,9 @@ exlstm evidence report {folder} --page {page} --images {images}
 
 **Models.** Each stands between the same embedding and head of bytes and has about three million
 parameters; Llama is that of `transformers`, with rotary positions, and the LSTM is `torch.nn.LSTM`
-of two layers, without residual branches or norms, so its embedding begins with PyTorch's standard
-deviation of 1; that of the others with √(2 / 5D): with so small an embedding the LSTM took far longer
-to begin learning. No model has dropout.
+of two layers, without residual branches or norms. So its embedding begins with PyTorch's standard
+deviation of 1; the others' with √(2 / 5D), with which the LSTM was far slower to learn anything. No
+model has dropout.
 
 **Training.** {num_bytes:,} bytes each: {steps:,} steps of {batch} windows of {context} bytes, drawn
 from the text at random, the same for all models. AdamW (0.9, 0.99), weight decay 0.1, 10 % warm-up,
