@@ -144,7 +144,7 @@ def _table(claim: Claim, scores: Scores) -> str:
         "seeds",
         "steps",
         "failed",
-        "s/run",
+        "CPU-s/run",
     ]
     rows = [head, ["---"] * len(head)]
     for setting, score in scores.items():
@@ -155,7 +155,7 @@ def _table(claim: Claim, scores: Scores) -> str:
             row += [f"{score.results[0]['num_params']:,}", f"{score.lr:g}"]
             row += [f"{value:.4g}" for value in (score.median, score.low, score.high)]
             row += [str(len(score.results)), _range(score.results, "steps"), str(score.failed)]
-            row += [_range(score.results, "seconds")]
+            row += [_range(score.results, "cpu_seconds")]
         else:
             row += ["", "", "", "", "", "0", "", str(score.failed), ""]
         rows.append(row)

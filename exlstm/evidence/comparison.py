@@ -220,7 +220,7 @@ COMPARISON = Comparison(
         Model("xLSTM[7:1]", "xlstm[7:1]", 240),
         Model("xLSTM 7B-style", "MMMM,d_ff=608", 256),
         Model("Llama", "llama,num_blocks=4,d_ff=608", 256, "llama"),
-        Model("LSTM", "lstm,embedding_std=1.0", 420, "lstm"),
+        Model("LSTM", "lstm", 420, "lstm"),
     )
 )
 """About three million parameters each."""

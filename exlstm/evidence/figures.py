@@ -22,7 +22,7 @@ def draw(comparison: Comparison, scores: Sequence[Score], title: str) -> Figure:
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize="medium")
-    tokens, seconds, length = figure.subplots(1, 3)
+    tokens, minutes, length = figure.subplots(1, 3)
     a_step = comparison.num_bytes / comparison.steps
     for number, score in enumerate(scores):
         name = score.model.label
@@ -30,19 +30,19 @@ def draw(comparison: Comparison, scores: Sequence[Score], title: str) -> Figure:
         points = list(zip(*curves, strict=True))  # a point of all seeds
         bits = [[one["validation"]["loss"] / math.log(2) for one in point] for point in points]
         _line(tokens, number, name, [point[0]["step"] * a_step / 1e6 for point in points], bits)
-        spent = [median(one["seconds"] for one in point) / 60 for point in points]
-        _line(seconds, number, name, spent, bits)
+        spent = [median(one["cpu_seconds"] for one in point) / 60 for point in points]
+        _line(minutes, number, name, spent, bits)
         _line(length, number, name, comparison.times, [score.bits(n) for n in comparison.times])
     tokens.set(xlabel="million bytes read in training", ylabel="bits per byte, validation")
-    seconds.set(xlabel="minutes of training, one thread", ylabel="bits per byte, validation")
+    minutes.set(xlabel="CPU minutes of training, one thread", ylabel="bits per byte, validation")
     length.set(xlabel="length read / that of the training", ylabel="bits per byte, left out")
     length.set_xscale("log", base=2)
     length.set_xticks(comparison.times, list(map(str, comparison.times)))
     length.minorticks_off()
-    for axes in (tokens, seconds, length):
+    for axes in (tokens, minutes, length):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in (tokens, seconds):  # the first steps are the same for all, and far above
+    for axes in (tokens, minutes):  # the first steps are the same for all, and far above
         axes.set_ylim(top=_top(scores))
     handles, names = tokens.get_legend_handles_labels()
     figure.legend(

@@ -138,13 +138,13 @@ def _table(comparison: Comparison, scores: Sequence[Score]) -> str:
         "from",
         "to",
         "seeds",
-        "minutes",
-        "bytes/s",
+        "CPU minutes",
+        "bytes/CPU s",
     ]
     rows = []
     for score in scores:
         first, bits = score.results[0], score.bits()
-        seconds = median(one["evaluations"][-1]["seconds"] for one in score.results)
+        seconds = median(one["evaluations"][-1]["cpu_seconds"] for one in score.results)
         rows.append([
             f"{score.model.label} `{score.model.text}`, width {score.model.d_model}",
             f"{first['num_params']:,}", f"{score.lr:g}",

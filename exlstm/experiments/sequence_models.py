@@ -66,9 +66,7 @@ def build_model(text: str, task: Task, d_model: int = 64) -> SequenceModel:
             - `llama`, `mamba`, `rwkv4`: transformers' `LlamaModel`, `MambaModel`, `RwkvModel`;
             - `xlstm[a:b]`: the paper's notation; `num_blocks` is 2, or else one period;
             - a pattern, as `ms`: one letter a block.
-            The options of the last two are those of `exlstm.nn.XLSTMStack`. All that read tokens
-            have `embedding_std`, of the embedding's initialisation; without it, √(2 / 5D), which
-            is for models with a norm in front: an LSTM learns far sooner with 1.
+            The options of the last two are those of `exlstm.nn.XLSTMStack`.
         task: What is read and answered.
         d_model: Width, D.
 
@@ -86,20 +84,13 @@ def build_model(text: str, task: Task, d_model: int = 64) -> SequenceModel:
         del accepted["activation_checkpointing"]  # changes no number
     if d_model < 1:
         raise ValueError(f"d_model must be at least 1, got {d_model}")
-    if task.vocab_size:
-        accepted["embedding_std"] = math.sqrt(2 / (5 * d_model))
     check_options(text, options, accepted)
 
     embedding: nn.Module
     if task.vocab_size:
         embedding = nn.Embedding(task.vocab_size, d_model)
-        std = options.pop("embedding_std", None)
-        if std is None:
+        if name != "lstm":  # it has no norm in front: PyTorch's N(0, 1) teaches it far sooner
             init.small_(embedding.weight, d_model)
-        elif std > 0:
-            nn.init.normal_(embedding.weight, std=std)
-        else:
-            raise ValueError(f"{text}: embedding_std must be above 0, got {std}")
     else:
         embedding = nn.Linear(task.num_inputs, d_model)
     backbone = make(d_model, **options)

@@ -25,7 +25,7 @@ class Row:
     num_runs: int
     num_solved: int
     num_params: int
-    seconds: float
+    cpu_seconds: float
     note: str
     failed: dict[float, int]
     """Runs without a result, by learning rate. Such a learning rate is the last to be chosen."""
@@ -50,10 +50,10 @@ def table(rows: Sequence[Row]) -> str:
         return "no run has a result"
     lengths = ["-".join(map(str, bucket)) for bucket in rows[0].by_length]
     head = ["model", "parameters", "lr", "validation", "test", "from", "to", *lengths]
-    cells = [[*head, "seeds", "solved", "s/run"]]
+    cells = [[*head, "seeds", "solved", "CPU-s/run"]]
     for row in rows:
         scores = (row.validation, row.test, row.test_min, row.test_max, *row.by_length.values())
-        end = (str(row.num_runs), str(row.num_solved), f"{row.seconds:.0f}")
+        end = (str(row.num_runs), str(row.num_solved), f"{row.cpu_seconds:.0f}")
         scores = (f"{score:.3f}" for score in scores)
         cells.append([row.model, f"{row.num_params:,}", f"{row.lr:g}", *scores, *end])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -76,7 +76,7 @@ def line(record: dict[str, Any]) -> str:
         return f"{name}: {record['error']}"
     result = record["result"]
     score = _score(result["test"])
-    return f"{name}: {score:.3f} after {result['steps']:,} steps, {result['seconds']:.0f} s"
+    return f"{name}: {score:.3f} after {result['steps']:,} steps, {result['cpu_seconds']:.0f} CPU s"
 
 
 class Best(NamedTuple):
@@ -139,7 +139,7 @@ def _row(model: str, records: list[dict[str, Any]]) -> Row | None:
         num_runs=len(results),
         num_solved=sum(result["solved"] for result in results),
         num_params=results[0]["num_params"],
-        seconds=median(result["seconds"] for result in results),
+        cpu_seconds=median(result["cpu_seconds"] for result in results),
         note=results[0]["note"],
         failed=failed,
     )

@@ -13,7 +13,7 @@ def record(lr, validation, test, *, model="ms", loss=1.0, seed=0, **fields):
         "test": {**scores(test), "by_length": [{"lengths": (6, 9), **scores(test)}]},
         "solved": test == 1.0,
         "num_params": 1234,
-        "seconds": 2.0,
+        "cpu_seconds": 2.0,
         "note": "",
         **fields,
     }
@@ -74,7 +74,7 @@ def test_the_table():
     lines = table(summarize(records)).splitlines()
     assert lines[0].split() == [
         *("model", "parameters", "lr", "validation", "test", "from", "to", "6-9"),
-        *("seeds", "solved", "s/run"),
+        *("seeds", "solved", "CPU-s/run"),
     ]
     assert lines[1].split() == ["ms", "1,234", "0.001", "0.750", *["1.000"] * 4, "1", "1", "2"]
     assert lines[2].split()[:3] == ["mamba", "1,234", "0.01"]
