@@ -144,6 +144,8 @@ class TrainArguments:
         self._require("decay_share", 0 < self.decay_share <= 1, "above 0 and at most 1")
         if self.schedule == "cosine":
             return
+        before = f"below {self.steps}, the steps: {self.schedule} ends with a decay"
+        self._require("warmup_steps", self.warmup < self.steps, before)
         fits = self.warmup + self.decay_steps <= self.steps
         left = f"at most {1 - self.warmup / self.steps:g}: the warm-up has the other steps"
         self._require("decay_share", fits, left)

@@ -121,7 +121,8 @@ class LanguageModelTrainer(Trainer):
         # The last call before the optimizer's step: nothing has been changed yet.
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         # The loss of all processes, so that all decide the same.
-        self.step_loss = float(self.accelerator.reduce(self._tr_loss, "mean"))
+        loss = cast("torch.Tensor", self.accelerator.reduce(self._tr_loss, "mean"))
+        self.step_loss = float(loss)
         judge = not_finite if self.spikes is None else self.spikes.judge
         reason = judge(self.step_loss, float(grad_norm))
         self.step_skipped = reason is not None

@@ -156,6 +156,7 @@ def test_a_run_with_a_ramp_reports_its_real_speed_and_goes_on_exactly(small, mon
             {"schedule": "wsd", "decay_share": 0.6, "warmup_steps": 5},
             "decay_share: 0.6 is not possible, it must be at most 0.5: the warm-up has the other",
         ),
+        ({"schedule": "wsd", "warmup_steps": 10}, "warmup_steps: 10 is not .* be below 10, the"),
         ({"schedule": "exponential", "min_lr_ratio": 0.0}, "min_lr_ratio: 0.0 .* above 0 for an"),
         ({"ramp_steps": 4}, "ramp_steps: 4 is not possible, it must be 0 without --ramp-from"),
         ({"ramp_from": 2, "batch_size": 8}, "ramp_steps: 0 is not .* a multiple of 2, the number"),
