@@ -27,7 +27,8 @@ from exlstm.data import TokenFile, Windows, cut, fixed_windows, open_token_file
 from exlstm.evaluate import evaluate_documents
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel, load_model, quantize
 from exlstm.train import TrainArguments, train
-from exlstm.train.optimizer import learning_rate_factor, parameter_groups
+from exlstm.train.optimizer import parameter_groups
+from exlstm.train.schedule import learning_rate_factor
 
 PATTERN, WIDTH, CONTEXT, BATCH, RATE = "mmsM", 128, 256, 8, 3e-3
 STEPS, SHORT = 500, 100

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 from exlstm.models import PRESETS, XLSTMConfig
+from exlstm.train.schedule import BatchSizes, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,10 @@ class TrainArguments:
     """Tokens per training sample."""
     batch_size: int = 16
     """Samples per step, over all processes together."""
+    ramp_from: int | None = None
+    """Begin with batches of this many samples, doubled at equal distances over --ramp-steps."""
+    ramp_steps: int = 0
+    """Steps until the batch has its full size."""
     accumulate: int = 1
     """Compute a batch in this many parts, one after the other, to save memory."""
     steps: int = 500
@@ -56,8 +61,13 @@ class TrainArguments:
     """Peak learning rate."""
     warmup_steps: int | None = None
     """Steps of linear warm-up; without it, a tenth of all steps."""
+    schedule: Schedule = "cosine"
+    """After the warm-up: a cosine; wsd, constant and then a linear decay; or, as for the xLSTM
+    7B, exponential, and then a linear cool-down to 0."""
     min_lr_ratio: float = 0.1
-    """The cosine ends at this share of the peak."""
+    """The cosine, wsd and the exponential end at this share of the peak."""
+    decay_share: float = 0.2
+    """Share of all steps that the last phase has, the decay of wsd or the cool-down."""
     weight_decay: float = 0.1
     """Decay of matrices; biases, norms, recurrent kernels and the embedding have none."""
     beta1: float = 0.9
@@ -68,6 +78,20 @@ class TrainArguments:
     """AdamW: added to the denominator."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
+    z_loss: float = 0.0
+    """Weight of the mean squared log of the softmax's denominator in what is minimised, such as
+    1e-4; the losses reported are without it."""
+    spike_factor: float = 0.0
+    """Skip steps whose gradient norm is above this many times the median of the last ones, or not
+    finite; 0 applies all, and stops the run at one that is not finite."""
+    spike_limit: int = 10
+    """Stop the run when so many steps in a row were to be skipped."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the products and what lies between them; weights, memories and the loss stay float32."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    activation_checkpointing: Literal["none", "cheap", "blocks"] = "none"
+    """Compute again in the backward pass, to save memory: what is cheap, or whole blocks."""
     seed: int = 0
     """Seed of the initial weights and of the order of the data."""
 
@@ -92,11 +116,11 @@ class TrainArguments:
         self._require("preset", known, f"one of {', '.join(PRESETS)}")
         for name in ("d_model", "num_heads", "context", "batch_size", "accumulate", "steps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("eval_every", "eval_windows", "save_every", "keep"):
+        for name in ("eval_every", "eval_windows", "save_every", "keep", "spike_limit"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "eps"):
             self._require(name, 0 < getattr(self, name) < math.inf, "a positive number")
-        for name in ("weight_decay", "grad_clip"):
+        for name in ("weight_decay", "grad_clip", "z_loss"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or a positive number")
         for name in ("beta1", "beta2"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
@@ -106,9 +130,40 @@ class TrainArguments:
             "warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more"
         )
         self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
-        self._require(
-            "accumulate", self.batch_size % self.accumulate == 0, f"a divisor of {self.batch_size}"
-        )
+        spikes = self.spike_factor == 0 or 1 < self.spike_factor < math.inf
+        self._require("spike_factor", spikes, "0 or a number above 1")
+        for name in ("schedule", "precision", "activation_checkpointing"):
+            choices = get_args(get_type_hints(TrainArguments)[name])
+            self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        self._check_schedule()
+        self._check_ramp()
+        divides = self.batches.first % self.accumulate == 0
+        self._require("accumulate", divides, f"a divisor of {self.batches.first}")
+
+    def _check_schedule(self) -> None:
+        self._require("decay_share", 0 < self.decay_share <= 1, "above 0 and at most 1")
+        if self.schedule == "cosine":
+            return
+        before = f"below {self.steps}, the steps: {self.schedule} ends with a decay"
+        self._require("warmup_steps", self.warmup < self.steps, before)
+        fits = self.warmup + self.decay_steps <= self.steps
+        left = f"at most {1 - self.warmup / self.steps:g}: the warm-up has the other steps"
+        self._require("decay_share", fits, left)
+        if self.schedule == "exponential":
+            self._require("min_lr_ratio", self.min_lr_ratio > 0, "above 0 for an exponential")
+
+    def _check_ramp(self) -> None:
+        if self.ramp_from is None:
+            self._require("ramp_steps", self.ramp_steps == 0, "0 without --ramp-from")
+            return
+        ratio, rest = divmod(self.batch_size, max(1, self.ramp_from))
+        doubles = self.ramp_from >= 1 and rest == 0 and ratio >= 2 and ratio & (ratio - 1) == 0
+        accepted = f"{self.batch_size}, the batch size, divided by 2, 4, 8 or so"
+        self._require("ramp_from", doubles, accepted)
+        doublings = ratio.bit_length() - 1
+        whole = self.ramp_steps > 0 and self.ramp_steps % doublings == 0
+        self._require("ramp_steps", whole, f"a multiple of {doublings}, the number of doublings")
+        self._require("ramp_steps", self.ramp_steps <= self.steps, f"at most {self.steps}")
 
     def _require(self, name: str, holds: bool, accepted: str) -> None:
         if not holds:
@@ -120,6 +175,19 @@ class TrainArguments:
     def warmup(self) -> int:
         """Steps of warm-up, the default resolved."""
         return self.steps // 10 if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the last phase of the schedule."""
+        return max(1, round(self.decay_share * self.steps))
+
+    @property
+    def batches(self) -> BatchSizes:
+        """The batch size of every step."""
+        if self.ramp_from is None:
+            return BatchSizes(self.batch_size)
+        doublings = (self.batch_size // self.ramp_from).bit_length() - 1
+        return BatchSizes(self.ramp_from, self.ramp_steps // doublings, doublings)
 
     def model_config(self, vocab_size: int) -> XLSTMConfig:
         """Return the configuration of the model to train."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -37,11 +38,15 @@ class MetricsLog:
         self._began = time.perf_counter() - (kept[-1]["elapsed"] if kept else 0.0)
 
     def add(self, step: int, **values: float) -> None:
-        """Add values to the line of `step`; it is written once the next step begins."""
+        """Add values to the line of `step`; it is written once the next step begins.
+
+        One that is not finite becomes null, as JSON has no other word for it.
+        """
         if self._line and self._line["step"] != step:
             self.flush()
         elapsed = round(time.perf_counter() - self._began, 3)
-        self._line = {"step": step, **self._line, **values, "elapsed": elapsed}
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._line = {"step": step, **self._line, **known, "elapsed": elapsed}
 
     def flush(self) -> None:
         """Write the line of the step at hand."""
@@ -69,14 +74,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def applied_steps(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of the steps that were not skipped."""
+    return [line for line in lines if not line.get("skipped")]
+
+
 def draw_curve(metrics: Path, picture: Path, title: str) -> None:
-    """Draw the training and validation curves of a `metrics.jsonl` into a PNG."""
+    """Draw the training and validation curves of a `metrics.jsonl` into a PNG.
+
+    Skipped steps are left out of the training's.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = read_metrics(metrics)
-    steps = np.array([line["step"] for line in lines])
-    train = np.array([line["bits_per_byte"] for line in lines])
+    applied = applied_steps(lines)
+    steps = np.array([line["step"] for line in applied])
+    train = np.array([line["bits_per_byte"] for line in applied])
     validation = [
         (line["step"], line["validation_bits_per_byte"])
         for line in lines

@@ -1,8 +1,7 @@
-"""The paper's optimizer: AdamW with decay on matrices only, linear warm-up and a cosine."""
+"""The paper's optimizer: AdamW with decay on matrices only."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -47,18 +46,3 @@ def adamw(
     """Return AdamW over the groups of `model`; the fused one, one call per step on a CPU too."""
     groups = parameter_groups(model, weight_decay)
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
-
-
-def learning_rate_factor(step: int, *, steps: int, warmup: int, min_ratio: float) -> float:
-    """Return the share of the peak learning rate at `step`, counted from 0.
-
-    Linear up to 1 over the first `warmup` steps, then a cosine down to `min_ratio` after `steps`.
-
-    Example:
-        >>> [learning_rate_factor(s, steps=6, warmup=2, min_ratio=0.0) for s in (0, 1, 2, 4, 6)]
-        [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -16,14 +18,14 @@ class Progress:
     Args:
         steps: of the whole run.
         done: steps done before this process began.
-        tokens_per_step: to turn steps into a speed.
+        tokens_before: the tokens of all steps before one, to turn steps into a speed.
     """
 
-    def __init__(self, steps: int, done: int, tokens_per_step: int) -> None:
+    def __init__(self, steps: int, done: int, tokens_before: Callable[[int], int]) -> None:
         self._steps = steps
         self._done = done
-        self._tokens_per_step = tokens_per_step
-        self._loss: float | None = None
+        self._tokens_before = tokens_before
+        self._loss = math.nan
         self._began = self._spoke = time.perf_counter()
         self._bar = None
         if sys.stdout.isatty():
@@ -31,7 +33,8 @@ class Progress:
 
     def step(self, step: int, loss: float) -> None:
         """Report a training step."""
-        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        if math.isfinite(loss):  # that of a skipped step may not be
+            self._loss = loss if math.isnan(self._loss) else 0.95 * self._loss + 0.05 * loss
         speed = self._speed(step)
         if self._bar is not None:
             self._bar.set_postfix_str(
@@ -39,7 +42,7 @@ class Progress:
             )
             self._bar.update()
         elif step == self._done + 1 or time.perf_counter() - self._spoke > _SECONDS_BETWEEN_LINES:
-            left = (self._steps - step) * self._tokens_per_step / speed
+            left = (self._tokens_before(self._steps) - self._tokens_before(step)) / speed
             self.say(
                 f"step {step:,}/{self._steps:,}  loss {self._loss:.3f}  "
                 f"{speed:,.0f} tokens/s  {duration(left)} left"
@@ -66,7 +69,8 @@ class Progress:
             self._bar.close()
 
     def _speed(self, step: int) -> float:
-        return (step - self._done) * self._tokens_per_step / (time.perf_counter() - self._began)
+        tokens = self._tokens_before(step) - self._tokens_before(self._done)
+        return tokens / (time.perf_counter() - self._began)
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -22,7 +23,7 @@ from exlstm.models import XLSTMConfig, XLSTMLanguageModel, generate, load_model
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
 from exlstm.train.corpus import corpus_digests, open_corpus, read_corpus, run_tokenizer
-from exlstm.train.metrics import MetricsLog, draw_curve, read_metrics
+from exlstm.train.metrics import MetricsLog, applied_steps, draw_curve, read_metrics
 from exlstm.train.progress import Progress, duration
 from exlstm.train.run_folder import check_folder, check_same, remove_run, settings, write_run
 
@@ -40,7 +41,7 @@ class TrainResult:
     seconds: float
     """Of training, over all the processes that took part one after the other."""
     train_loss: float
-    """Mean over the last tenth of the steps, nats per token."""
+    """Mean over the last tenth of the steps, skipped ones left out, nats per token."""
     validation_loss: float
     """At the last step, nats per token."""
     bits_per_byte: float
@@ -65,7 +66,8 @@ def train(arguments: TrainArguments) -> TrainResult:
 
     Raises:
         ValueError: if an argument, a file or the folder is not as it must be, before any step.
-        FloatingPointError: at a step whose loss or gradient is not finite; it is not applied.
+        FloatingPointError: at a step whose loss or gradient is not finite; it is not applied. With
+            a `spike_factor`, at the last of `spike_limit` steps skipped in a row.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     arguments.check()
@@ -73,7 +75,11 @@ def train(arguments: TrainArguments) -> TrainResult:
     tokenizer = run_tokenizer(arguments)
     # What can be wrong with the arguments shows before anything is written.
     torch.manual_seed(arguments.seed)
-    model = XLSTMLanguageModel(arguments.model_config(tokenizer.vocab_size))
+    checkpointing = arguments.activation_checkpointing
+    model = XLSTMLanguageModel(
+        arguments.model_config(tokenizer.vocab_size),
+        activation_checkpointing=None if checkpointing == "none" else checkpointing,
+    )
     if int(os.environ.get("RANK", "0")) != 0:
         return _train(arguments, model, tokenizer)
     check_folder(arguments.out, resume=arguments.resume)
@@ -94,9 +100,11 @@ def _check_processes(arguments: TrainArguments) -> None:
             "start with torchrun instead"
         )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if arguments.batch_size % (processes * arguments.accumulate):
+    smallest = arguments.batches.first
+    if smallest % (processes * arguments.accumulate):
+        name = "batch_size" if arguments.ramp_from is None else "ramp_from"
         raise ValueError(
-            f"batch_size: {arguments.batch_size} is not possible with {processes} processes and "
+            f"{name}: {smallest} is not possible with {processes} processes and "
             f"accumulate {arguments.accumulate}, it must be a multiple of their product"
         )
 
@@ -178,14 +186,17 @@ def _reports(trainer: LanguageModelTrainer, done: int) -> Iterator[None]:
     arguments = trainer.arguments
     path = arguments.out / "metrics.jsonl"
     trainer.metrics = MetricsLog(path, done)
-    trainer.progress = Progress(arguments.steps, done, arguments.batch_size * arguments.context)
+    sizes = arguments.batches
+    trainer.progress = Progress(
+        arguments.steps, done, lambda step: sizes.before(step) * arguments.context
+    )
     try:
         yield
     finally:
         trainer.progress.close()
         trainer.progress = None
         trainer.metrics.close()
-        if read_metrics(path):
+        if applied_steps(read_metrics(path)):
             draw_curve(path, arguments.out / "loss.png", title=arguments.out.resolve().name)
 
 
@@ -209,11 +220,11 @@ def _ctrl_c_stops(trainer: LanguageModelTrainer) -> Iterator[None]:
 
 def _result(out: Path, checkpoint: Path) -> TrainResult:
     lines = read_metrics(out / "metrics.jsonl")
-    last = lines[-max(1, len(lines) // 10) :]
+    last = applied_steps(lines)[-max(1, len(lines) // 10) :]
     return TrainResult(
         steps=lines[-1]["step"],
         seconds=lines[-1]["elapsed"],
-        train_loss=sum(line["loss"] for line in last) / len(last),
+        train_loss=sum(line["loss"] for line in last) / len(last) if last else math.nan,
         validation_loss=lines[-1]["validation_loss"],
         bits_per_byte=lines[-1]["validation_bits_per_byte"],
         checkpoint=checkpoint,

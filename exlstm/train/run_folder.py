@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ RUN_FILE = "run.json"
 
 _MATTERS = (
     "context", "batch_size", "steps", "learning_rate", "warmup", "min_lr_ratio", "weight_decay",
-    "beta1", "beta2", "eps", "grad_clip", "seed",
+    "beta1", "beta2", "eps", "grad_clip", "seed", "schedule", "decay_share", "ramp_from",
+    "ramp_steps", "z_loss", "spike_factor", "precision", "compile",
 )  # fmt: skip
 
 
@@ -84,9 +85,11 @@ def check_same(folder: Path, settled: dict[str, Any]) -> None:
     Raises:
         ValueError: if a setting differs, with both values.
     """
+    # A setting younger than the run has its default.
+    defaults = {field.name: field.default for field in fields(TrainArguments)}
     began = _read_run(folder)["settings"]
     for name in sorted(settled.keys() | began.keys()):
-        now, then = settled.get(name), began.get(name)
+        now, then = settled.get(name), began.get(name, defaults.get(name))
         if now != then:
             raise ValueError(
                 f"{name}: {now!r} is not what the run in {folder} began with, {then!r}; "

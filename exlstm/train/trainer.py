@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,10 @@ from exlstm.models import XLSTMLanguageModel, load_model, save_model
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
 from exlstm.train.metrics import MetricsLog
-from exlstm.train.optimizer import adamw, learning_rate_factor
+from exlstm.train.optimizer import adamw
 from exlstm.train.progress import Progress
+from exlstm.train.schedule import learning_rate_factor
+from exlstm.train.spikes import SpikeGuard, not_finite
 
 
 class LanguageModelTrainer(Trainer):
@@ -29,7 +30,7 @@ class LanguageModelTrainer(Trainer):
 
     What `transformers.Trainer` lacks, and this has: batches as a function of (seed, step, rank),
     checkpoints without pickles that are complete or absent, a resume that is exact on a CPU, and
-    a stop before a step that is not finite.
+    a stop before a step that is not finite, or a guard that skips it.
 
     Args:
         model: the model to train.
@@ -61,7 +62,13 @@ class LanguageModelTrainer(Trainer):
         self.progress: Progress | None = None
         self.stop_requested = False
         self.step_began = 0.0
-        self._with_loss = _WithLoss(model)
+        self.step_loss = 0.0
+        self.step_skipped = False
+        self.spikes = SpikeGuard(arguments.spike_factor) if arguments.spike_factor else None
+        if arguments.compile:
+            # One graph for each shape: which ones came before a resume must not matter.
+            model.compile(dynamic=False)
+        self._with_loss = _WithLoss(model, arguments.z_loss)
         super().__init__(
             model=self._with_loss, args=training_arguments, callbacks=[_Schedule(self)]
         )
@@ -102,6 +109,8 @@ class LanguageModelTrainer(Trainer):
             steps=num_training_steps,
             warmup=self.arguments.warmup,
             min_ratio=self.arguments.min_lr_ratio,
+            schedule=self.arguments.schedule,
+            decay_steps=self.arguments.decay_steps,
         )
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, factor, last_epoch=self.state.global_step - 1
@@ -111,13 +120,29 @@ class LanguageModelTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # The last call before the optimizer's step: nothing has been changed yet.
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        for name, value in (("loss", self._tr_loss), ("gradient norm", grad_norm)):
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the {name} is {float(value)} at step {self.state.global_step + 1}, which "
-                    f"was not applied; {self._last_good()}; a lower --learning-rate may help"
-                )
+        # The loss of all processes, so that all decide the same.
+        loss = cast("torch.Tensor", self.accelerator.reduce(self._tr_loss, "mean"))
+        self.step_loss = float(loss)
+        judge = not_finite if self.spikes is None else self.spikes.judge
+        reason = judge(self.step_loss, float(grad_norm))
+        self.step_skipped = reason is not None
+        if reason is not None:
+            self._skip(model, reason)
         return grad_norm
+
+    def _skip(self, model: nn.Module, reason: str) -> None:
+        """Leave the weights and the optimizer as they are in this step, or give the run up."""
+        step = self.state.global_step + 1
+        skipped = 1 if self.spikes is None else self.spikes.skipped_in_a_row
+        if self.spikes is None or skipped >= self.arguments.spike_limit:
+            others = f", like the {skipped - 1} before it" if skipped > 1 else ""
+            raise FloatingPointError(
+                f"{reason} at step {step}, which was not applied{others}; {self._last_good()}; "
+                "a lower --learning-rate may help"
+            )
+        self.say(f"step {step:,} is skipped: {reason}")
+        model.zero_grad()  # an optimizer passes over what has no gradient
+        self._tr_loss.zero_()  # the Trainer subtracts it from itself, which keeps a NaN
 
     def _last_good(self) -> str:
         saved = checkpoints.checkpoints(self.arguments.out)
@@ -127,8 +152,8 @@ class LanguageModelTrainer(Trainer):
         """Report a step; the Trainer's summary at the end is left to the caller."""
         if "loss" not in logs:
             return
-        step, loss = self.state.global_step, logs["loss"]
-        tokens = self.arguments.batch_size * self.arguments.context
+        step, loss = self.state.global_step, self.step_loss
+        tokens = self.arguments.batches.at(step - 1) * self.arguments.context
         if self.metrics is not None:
             self.metrics.add(
                 step,
@@ -137,6 +162,7 @@ class LanguageModelTrainer(Trainer):
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs["grad_norm"],
                 tokens_per_second=round(tokens / (time.perf_counter() - self.step_began), 1),
+                **({"skipped": True} if self.step_skipped else {}),
             )
         if self.progress is not None:
             self.progress.step(step, loss)
@@ -218,6 +244,7 @@ def engine_arguments(arguments: TrainArguments) -> TrainingArguments:
         gradient_accumulation_steps=arguments.accumulate,
         max_grad_norm=arguments.grad_clip,
         seed=arguments.seed,
+        bf16=arguments.precision == "bfloat16",
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="no",
@@ -242,15 +269,20 @@ class _WithLoss(nn.Module):
     It also keeps the model's `config` out of sight: the Trainer would write into it.
     """
 
-    def __init__(self, language_model: XLSTMLanguageModel) -> None:
+    def __init__(self, language_model: XLSTMLanguageModel, z_loss: float = 0.0) -> None:
         super().__init__()
         self.language_model = language_model
+        self.z_loss = z_loss
 
     def forward(
         self, inputs: torch.Tensor, targets: torch.Tensor, reset: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         logits, _ = self.language_model(inputs, reset=reset)
-        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())}
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        if self.z_loss and self.training:
+            penalty = self.z_loss * logits.float().logsumexp(-1).square().mean()
+            loss = loss + (penalty - penalty.detach())  # its gradient; what is reported stays
+        return {"loss": loss}
 
 
 class _Batches:
@@ -261,12 +293,12 @@ class _Batches:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         args, windows = self._trainer.args, self._trainer.windows
-        batch_size = self._trainer.arguments.batch_size
-        part_size = args.per_device_train_batch_size
+        sizes = self._trainer.arguments.batches
         step = self._trainer.state.global_step
         while True:
             # The processes share the samples of a step, so their number changes no step.
-            first = step * batch_size + args.process_index * part_size
+            part_size = sizes.at(step) // (args.world_size * args.gradient_accumulation_steps)
+            first = sizes.before(step) + args.process_index * part_size
             for part in range(args.gradient_accumulation_steps):
                 start = first + part * args.world_size * part_size
                 yield windows.batch(range(start, start + part_size))
@@ -278,6 +310,11 @@ class _Schedule(TrainerCallback):
 
     def __init__(self, trainer: LanguageModelTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if (guard := self._trainer.spikes) is not None:
+            # Every checkpoint holds this part of the Trainer's state, and a resume has read it.
+            guard.memory = state.stateful_callbacks.setdefault("SpikeGuard", guard.memory)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.step_began = time.perf_counter()

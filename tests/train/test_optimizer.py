@@ -1,10 +1,10 @@
-"""Which parameters decay, and the learning rate over time."""
+"""Which parameters decay."""
 
 import pytest
 import torch
 
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
-from exlstm.train.optimizer import adamw, learning_rate_factor, parameter_groups
+from exlstm.train.optimizer import adamw, parameter_groups
 
 
 @pytest.fixture(params=[False, True], ids=["own head", "tied head"])
@@ -54,19 +54,3 @@ def test_a_step_decays_one_group_only(model):
     for name, parameter in model.named_parameters():
         factor = 0.95 if name in decays else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
-
-
-def test_the_learning_rate_rises_to_the_peak_and_falls_to_the_ratio():
-    factors = [
-        learning_rate_factor(step, steps=100, warmup=10, min_ratio=0.1) for step in range(101)
-    ]
-    assert factors[0] == 0.1
-    assert factors[9] == factors[10] == 1.0
-    assert factors[:10] == sorted(factors[:10])
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert factors[55] == pytest.approx(0.55)
-    assert factors[100] == pytest.approx(0.1)
-
-
-def test_no_warm_up_starts_at_the_peak():
-    assert learning_rate_factor(0, steps=5, warmup=0, min_ratio=0.0) == 1.0
