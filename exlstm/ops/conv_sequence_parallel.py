@@ -4,8 +4,8 @@ Each process tells all others the last W - 1 real steps it has, fewer where it h
 reset stands before them. The window at any border is then the last W - 1 real steps of all that
 came before: each process looks them up as it did its own.
 
-**Sent.** `(W - 1) (D + 2)` numbers for each row, once in each direction: each process receives N - 1
-times as much forward, and sends as much backward. There are no FLOPs to speak of.
+**Sent.** `(W - 1) (D + 2)` numbers for each row, once in each direction: each process receives
+N - 1 times as much forward, and sends as much backward. There are no FLOPs to speak of.
 """
 
 from __future__ import annotations

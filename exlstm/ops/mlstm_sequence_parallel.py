@@ -10,8 +10,9 @@ All get (c, n, m, b) of all, and fold them in the order of time by the rule of o
 m after chunk 1 and 2 is `c_1 exp(m_1 + b_2 - m) + c_2 exp(m_2 - m)`. No process waits for another
 to run its steps, as it would if the memory were handed on from one to the next.
 
-**Work.** For each row and head, forward: 2 T K V FLOPs for c, and 2 (N + rank) K V for the folds. By
-itself the op takes about 4 T K V + 2 T L (K + V), in chunks of length L: half as much again at most.
+**Work.** For each row and head, forward: 2 T K V FLOPs for c, and 2 (N + rank) K V for the two
+folds; twice that backward. By itself the op takes about 4 T K V + 2 T L (K + V) forward, in chunks
+of length L: half as much again at most.
 
 **Sent.** `K V + K + 2` numbers for each row and head, once in each direction: each process receives
 N - 1 times as much forward, and sends as much backward. It does not depend on T.
@@ -58,11 +59,11 @@ def mlstm_start_and_end(
     every = gather(torch.cat(parts, dim=-1), group)
 
     c, n, m, b = every.split([part.shape[-1] for part in parts], dim=-1)
-    chunks = c.unflatten(-1, state.c.shape[-2:]), n, m[..., 0], b[..., 0]
+    c, m, b = c.unflatten(-1, state.c.shape[-2:]), m[..., 0], b[..., 0]
     before = dist.get_rank(group)
     # Of rank 0 the first fold is over nothing, but part of its graph: see `gather`.
-    start = _fold(state, *(part[:before] for part in chunks), normalised)
-    return start, _fold(state, *chunks, normalised)
+    start = _fold(state, c[:before], n[:before], m[:before], b[:before], normalised)
+    return start, _fold(state, c, n, m, b, normalised)
 
 
 def _fold(

@@ -90,7 +90,7 @@ class _Gather(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *d_outputs):
+    def backward(ctx, *d_outputs):  # pyright: ignore[reportIncompatibleMethodOverride]
         (d_every,) = d_outputs
         dx = d_every.new_empty(d_every.shape[1:])
         dist.reduce_scatter(dx, list(d_every.contiguous().unbind(0)), group=ctx.group)
