@@ -226,7 +226,7 @@ def work(rank: int, store: str) -> None:
 
 def test_processes_compute_what_one_does(tmp_path: Path) -> None:
     """Four processes: first two groups of two, each with work of its own, then one of four."""
-    # Forked from a process that has imported what they need: four imports take longer than the rest.
+    # Forked from a process that has imported what they need: four imports take longest.
     mp.get_context("forkserver").set_forkserver_preload(["exlstm.nn", "exlstm.testing"])
     mp.start_processes(work, (f"file://{tmp_path}/store",), 4, start_method="forkserver")
 
