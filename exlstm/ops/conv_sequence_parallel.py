@@ -21,16 +21,16 @@ from exlstm.shapes import Bool, Float
 
 def conv_start_and_end(
     x: Float[Tensor, "B T D"],
-    state: Float[Tensor, "B W-1 D"],
+    state: Float[Tensor, "B X D"],
     mask: Bool[Tensor, "B T"] | None,
     reset: Bool[Tensor, "B T"] | None,
     group: dist.ProcessGroup,
-) -> tuple[Float[Tensor, "B W-1 D"], Float[Tensor, "B W-1 D"]]:
+) -> tuple[Float[Tensor, "B X D"], Float[Tensor, "B X D"]]:
     """The window before this process's first step, and that after the last step of all.
 
     Args:
         x: Inputs of this process's steps, in the dtype of the state.
-        state: The window before the first step of all.
+        state: The window before the first step of all, X = W - 1 steps.
         mask: As in `causal_conv1d`, of this process's steps.
         reset: The same.
         group: The processes in the order of time.
@@ -44,9 +44,9 @@ def conv_start_and_end(
     # A reset anywhere empties the window of the processes before: as one before the first step.
     emptied = F.pad(reset.any(1, keepdim=True), (0, width - 1))
     flags = torch.stack((real, emptied), dim=-1).to(x.dtype)
-    every = gather(torch.cat((steps, flags), dim=-1), group)  # N B W-1 D+2
+    every = gather(torch.cat((steps, flags), dim=-1), group)  # N B X D+2
 
-    def window(before: int) -> Float[Tensor, "B W-1 D"]:
+    def window(before: int) -> Float[Tensor, "B X D"]:
         """The window after so many processes. Of none it is one graph with others: see `gather`."""
         steps = every[:before].transpose(0, 1).flatten(1, 2)
         real, emptied = (steps[..., -2:] > 0.5).unbind(-1)
@@ -58,10 +58,10 @@ def conv_start_and_end(
 
 def _last_real(
     x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"], reset: Bool[Tensor, "B S"], number: int
-) -> tuple[Float[Tensor, "B number D"], Bool[Tensor, "B number"]]:
+) -> tuple[Float[Tensor, "B X D"], Bool[Tensor, "B X"]]:
     """The last real steps behind all resets, oldest first, and which of them there are.
 
-    Where there are fewer than `number`, zeros stand before them.
+    Where there are fewer than `number`, X, zeros stand before them.
     """
     segment = reset.cumsum(1)
     real = mask & (segment == segment[:, -1:])
