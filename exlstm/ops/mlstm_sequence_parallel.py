@@ -6,9 +6,9 @@ weight that step t has at the end, and b that of the memory before,
     a_t = log i_t + log f_{t+1} + ... + log f_T        b = log f_1 + ... + log f_T
     m = max_t a_t     c = sum_t exp(a_t - m) k_t v_t     n = sum_t exp(a_t - m) k_t
 
-All get (c, n, m, b) of all, and fold them in the order of time by the rule of one step: the memory
-m after chunk 1 and 2 is `c_1 exp(m_1 + b_2 - m) + c_2 exp(m_2 - m)`. No process waits for another
-to run its steps, as it would if the memory were handed on from one to the next.
+All get (c, n, m, b) of all, and fold them in the order of time: after chunks 1 and 2 the memory is
+`c_1 exp(m_1 + b_2 - m) + c_2 exp(m_2 - m)`, with m the larger of the exponents. No process waits
+for another to run its steps, as it would if the memory were handed on from one to the next.
 
 **Work.** For each row and head, forward: 2 T K V FLOPs for c, and 2 (N + rank) K V for the two
 folds; twice that backward. By itself the op takes about 4 T K V + 2 T L (K + V) forward, in chunks
