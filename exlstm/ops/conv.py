@@ -8,6 +8,8 @@ from torch import Tensor
 
 from exlstm.ops.backend import choose
 from exlstm.ops.checks import check_choice, check_shapes, check_steps, compute_dtype, mixed_dtype
+from exlstm.ops.conv_sequence_parallel import conv_start_and_end
+from exlstm.ops.sequence_parallel import sequence_group
 from exlstm.shapes import Bool, Float
 
 
@@ -77,5 +79,10 @@ def causal_conv1d(
 
     # Autocast changes nothing that runs below, so a decoding step need not wait for it to be off.
     bias = bias if bias is None else bias.to(dtype)
-    y, last = run(x.to(dtype), weight.to(dtype), bias, state, mask, reset, activation)
+    inputs = (x.to(dtype), weight.to(dtype), bias)
+    if (group := sequence_group()) is None:
+        y, last = run(*inputs, state, mask, reset, activation)
+    else:
+        state, last = conv_start_and_end(inputs[0], state, mask, reset, group)
+        y, _ = run(*inputs, state, mask, reset, activation)
     return y.to(x.dtype), last

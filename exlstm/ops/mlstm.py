@@ -8,6 +8,8 @@ from torch import Tensor
 from exlstm.ops.backend import choose
 from exlstm.ops.checks import check_choice, check_shapes, check_steps, compute_dtype, mixed_dtype
 from exlstm.ops.mlstm_reference import ForgetGate, InputGate, MLSTMState, empty_m, log_gates
+from exlstm.ops.mlstm_sequence_parallel import mlstm_start_and_end
+from exlstm.ops.sequence_parallel import sequence_group
 from exlstm.shapes import Bool, Float
 
 
@@ -90,7 +92,12 @@ def mlstm(
     mask_h, reset_h = (None if x is None else x[..., None] for x in (mask, reset))
     with torch.autocast(v.device.type, enabled=False):
         log_i, log_f = log_gates(i.to(dtype), f.to(dtype), mask_h, reset_h, input_gate, forget_gate)
-        h, end = run(q.to(dtype), k.to(dtype), v.to(dtype), log_i, log_f, start, normalised)
+        inputs = (q.to(dtype), k.to(dtype), v.to(dtype), log_i, log_f)
+        if (group := sequence_group()) is None:
+            h, end = run(*inputs, start, normalised)
+        else:
+            start, end = mlstm_start_and_end(*inputs[1:], start, normalised, group)
+            h, _ = run(*inputs, start, normalised)
         if mask is not None:
             h = h.masked_fill(~mask[..., None, None], 0.0)
         return h.to(v.dtype), end

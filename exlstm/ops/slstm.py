@@ -8,6 +8,7 @@ from torch import Tensor
 from exlstm.ops.backend import choose
 from exlstm.ops.checks import check_choice, check_shapes, check_steps, compute_dtype, mixed_dtype
 from exlstm.ops.mlstm_reference import ForgetGate
+from exlstm.ops.sequence_parallel import sequence_group
 from exlstm.ops.slstm_reference import SLSTMState, empty_slstm_state
 from exlstm.shapes import Bool, Float
 
@@ -51,7 +52,8 @@ def slstm(
         float64 inputs). Gradients flow through all of it. No input is written to.
 
     Raises:
-        ValueError: Shapes, dtypes or options are not as above; the message names the value.
+        ValueError: Shapes, dtypes or options are not as above; the message names the value. Or the
+            time axis is split over processes, by `sequence_parallel`.
         BackendError: `backend` was named and cannot run these inputs; the message says why.
 
     Numerics:
@@ -68,6 +70,11 @@ def slstm(
     Reference:
         Beck et al., xLSTM (2024), https://arxiv.org/abs/2405.04517, eqs. 8-18.
     """
+    if sequence_group() is not None:
+        raise ValueError(
+            "slstm: the time axis cannot be split over processes (sequence_parallel), since a step "
+            "needs the output of the step before"
+        )
     sizes = check_shapes("slstm", x=(x, "B T H 4 V"))
     check_shapes("slstm", sizes, mixed_dtype(r, x), r=(r, "H V 4 V"))
     check_steps("slstm", sizes, mask=mask, reset=reset)
