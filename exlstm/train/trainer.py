@@ -250,7 +250,7 @@ class _WithLoss(nn.Module):
         self, inputs: torch.Tensor, targets: torch.Tensor, reset: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         logits, _ = self.language_model(inputs, reset=reset)
-        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())}
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), targets.flatten())}
 
 
 class _Batches:
