@@ -50,6 +50,9 @@ class TrainArguments:
     """Samples per step, over all processes together."""
     accumulate: int = 1
     """Compute a batch in this many parts, one after the other, to save memory."""
+    carry_state: bool = False
+    """Begin each row with the memory after the same row of the step before: the text is read in
+    order, in as many lanes as --batch-size. Gradients still end where a row begins."""
     steps: int = 500
     """Optimizer steps."""
     learning_rate: float = 1e-3

@@ -23,7 +23,7 @@ RUN_FILE = "run.json"
 
 _MATTERS = (
     "context", "batch_size", "steps", "learning_rate", "warmup", "min_lr_ratio", "weight_decay",
-    "beta1", "beta2", "eps", "grad_clip", "seed",
+    "beta1", "beta2", "eps", "grad_clip", "seed", "carry_state",
 )  # fmt: skip
 
 
@@ -86,7 +86,8 @@ def check_same(folder: Path, settled: dict[str, Any]) -> None:
     """
     began = _read_run(folder)["settings"]
     for name in sorted(settled.keys() | began.keys()):
-        now, then = settled.get(name), began.get(name)
+        # A setting younger than the run: what it did then is now the default.
+        now, then = settled.get(name), began.get(name, getattr(TrainArguments, name, None))
         if now != then:
             raise ValueError(
                 f"{name}: {now!r} is not what the run in {folder} began with, {then!r}; "

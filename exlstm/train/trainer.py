@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -19,6 +21,7 @@ from exlstm.data import Mixture, TokenFile, Tokenizer, Windows, cut, fixed_windo
 from exlstm.models import XLSTMLanguageModel, load_model, save_model
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
+from exlstm.train.carried import gathered, load_memory
 from exlstm.train.metrics import MetricsLog
 from exlstm.train.optimizer import adamw, learning_rate_factor
 from exlstm.train.progress import Progress
@@ -61,7 +64,7 @@ class LanguageModelTrainer(Trainer):
         self.progress: Progress | None = None
         self.stop_requested = False
         self.step_began = 0.0
-        self._with_loss = _WithLoss(model)
+        self._with_loss = _WithLoss(model, parts=arguments.accumulate)
         super().__init__(
             model=self._with_loss, args=training_arguments, callbacks=[_Schedule(self)]
         )
@@ -173,6 +176,8 @@ class LanguageModelTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.arguments.carry_state:
+            self._memory = gathered(self._with_loss.memory, self.accelerator.gather)
         if self.args.should_save:
             if self.metrics is not None:
                 self.metrics.sync()
@@ -188,6 +193,8 @@ class LanguageModelTrainer(Trainer):
             folder / checkpoints.OPTIMIZER_FILE, self.language_model, self.optimizer
         )
         checkpoints.save_random(folder / checkpoints.RANDOM_FILE)
+        if self.arguments.carry_state:
+            save_file(self._memory, folder / checkpoints.MEMORY_FILE)
         # The Trainer counts its epoch from where this process began.
         self.state.epoch = self.state.global_step / self.arguments.steps
         self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -197,6 +204,9 @@ class LanguageModelTrainer(Trainer):
     ) -> None:
         loaded = load_model(Path(resume_from_checkpoint))
         self.language_model.load_state_dict(loaded.state_dict())
+        if self.arguments.carry_state:
+            path = Path(resume_from_checkpoint) / checkpoints.MEMORY_FILE
+            self._with_loss.memory = load_memory(path, self.language_model, part_rows(self.args))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -236,20 +246,37 @@ def engine_arguments(arguments: TrainArguments) -> TrainingArguments:
     return made
 
 
+def part_rows(args: TrainingArguments) -> list[range]:
+    """Return the rows of a batch in each of the parts that this process computes."""
+    size = args.per_device_train_batch_size
+    parts = range(args.gradient_accumulation_steps)
+    starts = [(part * args.world_size + args.process_index) * size for part in parts]
+    return [range(start, start + size) for start in starts]
+
+
 class _WithLoss(nn.Module):
     """The model and its loss as one module, as DDP wants it.
 
-    It also keeps the model's `config` out of sight: the Trainer would write into it.
+    It also keeps the model's `config` out of sight: the Trainer would write into it. And it keeps
+    the memory after each part of a batch, where the same part of the next batch goes on from it.
     """
 
-    def __init__(self, language_model: XLSTMLanguageModel) -> None:
+    def __init__(self, language_model: XLSTMLanguageModel, parts: int = 1) -> None:
         super().__init__()
         self.language_model = language_model
+        self.memory: list[Any] = [None] * parts
 
     def forward(
-        self, inputs: torch.Tensor, targets: torch.Tensor, reset: torch.Tensor
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        reset: torch.Tensor,
+        carried_part: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        logits, _ = self.language_model(inputs, reset=reset)
+        state = None if carried_part is None else self.memory[carried_part]
+        logits, after = self.language_model(inputs, state, reset=reset)
+        if carried_part is not None:
+            self.memory[carried_part] = tree_map(torch.Tensor.detach, after)
         return {"loss": F.cross_entropy(logits.flatten(0, 1), targets.flatten())}
 
 
@@ -259,17 +286,16 @@ class _Batches:
     def __init__(self, trainer: LanguageModelTrainer) -> None:
         self._trainer = trainer
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         args, windows = self._trainer.args, self._trainer.windows
-        batch_size = self._trainer.arguments.batch_size
-        part_size = args.per_device_train_batch_size
+        arguments = self._trainer.arguments
         step = self._trainer.state.global_step
         while True:
             # The processes share the samples of a step, so their number changes no step.
-            first = step * batch_size + args.process_index * part_size
-            for part in range(args.gradient_accumulation_steps):
-                start = first + part * args.world_size * part_size
-                yield windows.batch(range(start, start + part_size))
+            first = step * arguments.batch_size
+            for part, rows in enumerate(part_rows(args)):
+                batch = windows.batch(range(first + rows.start, first + rows.stop))
+                yield {**batch, "carried_part": part} if arguments.carry_state else batch
             step += 1
 
 
