@@ -12,7 +12,8 @@ from exlstm.models import XLSTMConfig, XLSTMLanguageModel
 from exlstm.testing import assert_agrees, assert_as_accurate
 from exlstm.train.trainer import _WithLoss
 
-ROWS = 5
+SAMPLES = {16: range(20), 150: range(5)}
+"""Rows by context."""
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,10 @@ def one_by_one(model, windows, samples):
     return with_gradients(model, total / count)
 
 
-@pytest.mark.parametrize("context", [16, 150])
+@pytest.mark.parametrize("context", SAMPLES)
 @pytest.mark.parametrize("pattern", ["ms", "MS", "sMmS"])
 def test_a_packed_step_is_that_of_the_documents_one_by_one(file, pattern, context):
-    windows = Windows(file, context, seed=0)
-    samples = range(ROWS)
+    windows, samples = Windows(file, context, seed=0), SAMPLES[context]
     model = make_model(pattern)
     wide = copy.deepcopy(model).double()
     truth = one_by_one(wide, windows, samples)
@@ -85,10 +85,11 @@ def test_a_packed_step_is_that_of_the_documents_one_by_one(file, pattern, contex
     assert_as_accurate(packed(model, windows, samples), plain, truth, torch.float32)
 
 
-def test_the_rows_hold_what_could_go_wrong(file):
-    windows = Windows(file, 150, seed=0)
-    found = [tokens[0].tolist() for tokens, _ in pieces(windows, range(ROWS))]
+@pytest.mark.parametrize("context", SAMPLES)
+def test_the_rows_hold_what_could_go_wrong(file, context):
+    samples = SAMPLES[context]
+    found = [tokens[0].tolist() for tokens, _ in pieces(Windows(file, context, seed=0), samples)]
     assert any(tokens == [256] for tokens in found)
     assert any(tokens[0] == 256 and len(tokens) == 2 for tokens in found)
     assert any(tokens[0] != 256 for tokens in found)
-    assert len(found) > 3 * ROWS
+    assert len(found) > len(samples) + 5
