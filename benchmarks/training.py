@@ -117,6 +117,6 @@ if __name__ == "__main__":
             (Path(folder) / "data").mkdir()
             documents = {"train": split.train[:100], "val": split.validation[:10]}
             write_token_files(Path(folder) / "data", documents, tokenizer)
-            rows.append(row(Path(folder), tokenizer, batch, context, steps=60))
+            rows.append(row(Path(folder), tokenizer, batch, context, steps=20))
             print(rows[-1], flush=True)
     record("training", {"rows": rows})
