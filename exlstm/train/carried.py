@@ -8,55 +8,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+from torch.utils._pytree import tree_map
 
-from exlstm.models import XLSTMLanguageModel
+from exlstm.nn import MixerState
+from exlstm.ops import MLSTMState, SLSTMState
 from exlstm.train.checkpoint import read_tensors
 
 
-def gathered(parts: Sequence[Any], gather: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Return the memory of a whole batch, its rows in the order of the samples.
+def gathered(
+    parts: Sequence[Sequence[MixerState]], gather: Callable[[Tensor], Any]
+) -> dict[str, Tensor]:
+    """Return the memory of a whole batch by name, its rows in the order of the samples.
 
     Args:
-        parts: The memory after each part of a batch that this process computed.
+        parts: The memory of all blocks after each part of the batch that this process computed.
         gather: Joins the rows of all processes, in their order.
     """
-    named = [_named(pytree.tree_map(gather, part)) for part in parts]
+    named = [_named(tree_map(gather, part)) for part in parts]
     return {name: torch.cat([part[name] for part in named]).cpu() for name in named[0]}
 
 
 def load_memory(
-    path: Path, model: XLSTMLanguageModel, rows: Sequence[range]
-) -> list[tuple[Any, ...]]:
-    """Return the memory of some rows of the batch whose memory was `gathered` into a file.
+    path: Path, parts: Sequence[range], device: torch.device
+) -> list[tuple[MixerState, ...]]:
+    """Return the memory of some rows of a batch, from a file of what `gathered` returned.
 
     Args:
         path: The safetensors file.
-        model: The model it is of.
-        rows: For each part of a batch that this process computes, its rows of the batch.
+        parts: For each part of a batch that this process computes, its rows of the batch.
+        device: Where the memory is wanted.
 
     Raises:
-        ValueError: if the file is damaged, or of another model or batch.
+        ValueError: if there is no such file or it is damaged.
     """
-    device = model.embedding.weight.device
-    with torch.no_grad():
-        _, like = model.eval()(torch.zeros(1, 1, dtype=torch.int64, device=device))
-    places, structure = pytree.tree_flatten(like)
     tensors = read_tensors(path)
-    batch_size = 1 + max(part[-1] for part in rows)
-    for name, place in zip(_named(like), places, strict=True):
-        found = tuple(tensors[name].shape) if name in tensors else "nothing"
-        if found == "nothing" or found[0] < batch_size or found[1:] != place.shape[1:]:
-            raise ValueError(f"{path} is of another model or batch: {name} is {found}")
-    return [
-        pytree.tree_unflatten(
-            [tensors[name][part.start : part.stop].to(device) for name in _named(like)], structure
-        )
-        for part in rows
-    ]
+
+    def block(number: int, rows: range) -> MixerState:
+        cell = SLSTMState if f"{number}.cell.h" in tensors else MLSTMState
+        names = [*(f"{number}.cell.{field}" for field in cell._fields), f"{number}.conv"]
+        *fields, conv = (tensors[name][rows.start : rows.stop].to(device) for name in names)
+        return MixerState(cell(*fields), conv)
+
+    blocks = sum(name.endswith(".conv") for name in tensors)
+    return [tuple(block(number, rows) for number in range(blocks)) for rows in parts]
 
 
-def _named(memory: Any) -> dict[str, Tensor]:
-    """The tensors of a memory by their place in it, such as `0.cell.c`."""
-    leaves, _ = pytree.tree_flatten_with_path(memory)
-    return {pytree.keystr(path).replace("[", "").replace("]", ""): leaf for path, leaf in leaves}
+def _named(memory: Sequence[MixerState]) -> dict[str, Tensor]:
+    named = {}
+    for number, (cell, conv) in enumerate(memory):
+        named |= {f"{number}.cell.{field}": tensor for field, tensor in cell._asdict().items()}
+        named[f"{number}.conv"] = conv
+    return named

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,11 @@ def check_same(folder: Path, settled: dict[str, Any]) -> None:
     Raises:
         ValueError: if a setting differs, with both values.
     """
+    # A setting younger than the run has its default.
+    defaults = {field.name: field.default for field in fields(TrainArguments)}
     began = _read_run(folder)["settings"]
     for name in sorted(settled.keys() | began.keys()):
-        # A setting younger than the run: what it did then is now the default.
-        now, then = settled.get(name), began.get(name, getattr(TrainArguments, name, None))
+        now, then = settled.get(name), began.get(name, defaults.get(name))
         if now != then:
             raise ValueError(
                 f"{name}: {now!r} is not what the run in {folder} began with, {then!r}; "

@@ -206,7 +206,7 @@ class LanguageModelTrainer(Trainer):
         self.language_model.load_state_dict(loaded.state_dict())
         if self.arguments.carry_state:
             path = Path(resume_from_checkpoint) / checkpoints.MEMORY_FILE
-            self._with_loss.memory = load_memory(path, self.language_model, part_rows(self.args))
+            self._with_loss.memory = load_memory(path, part_rows(self.args), self.args.device)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
