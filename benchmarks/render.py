@@ -259,6 +259,28 @@ def training(document: dict[str, Any]) -> str:
     )
 
 
+def engine(document: dict[str, Any]) -> str:
+    """The training benchmark: the engine beside a bare loop."""
+    rows = [
+        [
+            f"{row['B']} x {row['T']:,}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['bare_milliseconds']:.1f}",
+            f"{row['engine_milliseconds']:.1f}",
+            f"{row['overhead']:+.1%}",
+        ]
+        for row in document["results"]["rows"]
+    ]
+    heads = ["B x T", "parameters", "bare loop, ms", "`exlstm train`, ms", "overhead"]
+    return (
+        f"### What the engine costs\n\n"
+        f"{_machine(document)}, float32. A step of `exlstm train`, with its batch, its reports and "
+        f"its checks, and the same step (the same losses, bit for bit) in a loop of forward, loss, "
+        f"backward, clip and AdamW that is handed its batches.\n\n{_table(heads, rows)}\n"
+        f"({_source_above(document, 'training')})\n"
+    )
+
+
 def _steps(rows: list[dict[str, Any]]) -> str:
     cells: dict[str, dict[tuple[int, int], str]] = {}
     parameters = {}
@@ -311,6 +333,7 @@ def speed_page() -> str:
     )
     results = ROOT / "benchmarks/results"
     text += training(json.loads((results / "models.json").read_text())) + "\n"
+    text += engine(json.loads((results / "training.json").read_text())) + "\n"
     text += layers(json.loads((results / "layers.json").read_text()))
     return text + speed(json.loads((results / "ops.json").read_text()))
 

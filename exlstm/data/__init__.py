@@ -1,5 +1,6 @@
 """Real data for sequence models: text corpora, tokenizers, token files."""
 
+from exlstm.data.lanes import Lanes
 from exlstm.data.mixture import Mixture, join_token_files, whole_weights
 from exlstm.data.preparation import is_prepared, prepare
 from exlstm.data.text import (
@@ -31,6 +32,7 @@ __all__ = [
     "ByteTokenizer",
     "Document",
     "FileTokenizer",
+    "Lanes",
     "Mixture",
     "Split",
     "TokenFile",

@@ -60,7 +60,7 @@ class Windows:
         """Return where in the file the window of `sample` begins."""
         epoch, position = divmod(sample, self.per_epoch)
         phases = min(self.context, len(self.file.tokens) - self.per_epoch * self.context)
-        phase = _hash(self.seed, epoch, 0, 0) % phases
+        phase = keyed_hash(self.seed, epoch, 0, 0) % phases
         return phase + self.context * permuted(position, self.per_epoch, (self.seed, epoch))
 
     @property
@@ -125,12 +125,13 @@ def permuted(index: int, size: int, key: tuple[int, int]) -> int:
     while True:
         left, right = index >> half, index & mask
         for step in range(1, _ROUNDS + 1):
-            left, right = right, left ^ (_hash(*key, step, right) & mask)
+            left, right = right, left ^ (keyed_hash(*key, step, right) & mask)
         index = left << half | right
         if index < size:
             return index
 
 
-def _hash(seed: int, epoch: int, step: int, value: int) -> int:
+def keyed_hash(seed: int, epoch: int, step: int, value: int) -> int:
+    """Return a number below 2**64 that looks random, and is the same on every machine."""
     message = f"{seed} {epoch} {step} {value}".encode()
     return int.from_bytes(hashlib.blake2b(message, digest_size=8).digest(), "little")

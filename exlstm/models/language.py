@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from exlstm.models.config import XLSTMConfig
@@ -75,7 +76,9 @@ class XLSTMLanguageModel(nn.Module):
         reset: Bool[Tensor, "B T"] | None = None,
         last_only: bool = False,
     ) -> tuple[Float[Tensor, "B _ A"], tuple[MixerState, ...]]:
-        """The logits of the token after each, in float32, and the memory after the last.
+        """The logits of the token after each, and the memory after the last.
+
+        Both are in float32, whatever the weights are in; in float64 if those are.
 
         Args:
             tokens: Token ids, at least one a row.
@@ -110,6 +113,7 @@ class XLSTMLanguageModel(nn.Module):
         return self.stack(self.dropout(embedded), state, mask=mask, reset=reset)
 
     def logits(self, x: Float[Tensor, "*S D"]) -> Float[Tensor, "*S A"]:
-        """The head and its cap, in float32, on what `features` returns."""
+        """The head and its cap, at least in float32, on what `features` returns."""
         logits = linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return soft_cap(logits.float(), self.config.logit_soft_cap)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return soft_cap(logits.to(wide), self.config.logit_soft_cap)

@@ -55,6 +55,9 @@ class TrainArguments:
     """Steps until the batch has its full size."""
     accumulate: int = 1
     """Compute a batch in this many parts, one after the other, to save memory."""
+    carry_state: bool = False
+    """Begin each row with the memory after the same row of the step before: the text is read in
+    order, in as many lanes as --batch-size. Gradients still end where a row begins."""
     steps: int = 500
     """Optimizer steps."""
     learning_rate: float = 1e-3
@@ -136,6 +139,9 @@ class TrainArguments:
             choices = get_args(get_type_hints(TrainArguments)[name])
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._check_schedule()
+        # A ramp changes the number of rows, and a step that is skipped may leave a NaN in memory.
+        alone = not (self.carry_state and (self.ramp_from or self.spike_factor))
+        self._require("carry_state", alone, "off with --ramp-from or --spike-factor")
         self._check_ramp()
         divides = self.batches.first % self.accumulate == 0
         self._require("accumulate", divides, f"a divisor of {self.batches.first}")

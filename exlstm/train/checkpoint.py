@@ -15,6 +15,7 @@ from torch import nn
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANDOM_FILE = "random.safetensors"
+MEMORY_FILE = "memory.safetensors"
 
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 

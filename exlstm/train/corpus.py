@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from exlstm.data import (
+    Lanes,
     Mixture,
     Split,
     TokenFile,
@@ -88,16 +89,21 @@ def open_corpus(arguments: TrainArguments) -> tuple[Windows | Mixture, TokenFile
     """Open the training data and the validation data of a run.
 
     Raises:
-        ValueError: if a file is not what was written, or there is too little of it.
+        ValueError: if a file is not what was written, there is too little of it, or a mixture is
+            to be read in lanes.
     """
     folders = prepared_folders(arguments.data) or {arguments.out / "data": 1}
-    parts = tuple(
-        Windows(open_token_file(folder, "train"), arguments.context, arguments.seed)
-        for folder in folders
-    )
-    windows = parts[0]
-    if len(parts) > 1:
-        windows = Mixture(parts, tuple(folders.values()), arguments.seed)
+    files = [open_token_file(folder, "train") for folder in folders]
+    context, seed = arguments.context, arguments.seed
+    if arguments.carry_state and len(files) > 1:
+        raise ValueError("carry_state: not possible with a mixture; prepare one folder of its data")
+    if arguments.carry_state:
+        windows = Lanes(files[0], context, seed, lanes=arguments.batch_size)
+    elif len(files) > 1:
+        parts = tuple(Windows(file, context, seed) for file in files)
+        windows = Mixture(parts, tuple(folders.values()), seed)
+    else:
+        windows = Windows(files[0], context, seed)
     apart = prepared_folders(arguments.val_data)
     splits = {folder: _validation_split(folder, given=bool(apart)) for folder in apart or folders}
     return windows, join_token_files([open_token_file(*part) for part in splits.items()])

@@ -24,7 +24,7 @@ RUN_FILE = "run.json"
 _MATTERS = (
     "context", "batch_size", "steps", "learning_rate", "warmup", "min_lr_ratio", "weight_decay",
     "beta1", "beta2", "eps", "grad_clip", "seed", "schedule", "decay_share", "ramp_from",
-    "ramp_steps", "z_loss", "spike_factor", "precision", "compile",
+    "ramp_steps", "z_loss", "spike_factor", "precision", "compile", "carry_state",
 )  # fmt: skip
 
 

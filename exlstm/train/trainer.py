@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -18,6 +20,7 @@ from exlstm.data import Mixture, TokenFile, Tokenizer, Windows, cut, fixed_windo
 from exlstm.models import XLSTMLanguageModel, load_model, save_model
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
+from exlstm.train.carried import gathered, load_memory
 from exlstm.train.metrics import MetricsLog
 from exlstm.train.optimizer import adamw
 from exlstm.train.progress import Progress
@@ -68,7 +71,7 @@ class LanguageModelTrainer(Trainer):
         if arguments.compile:
             # One graph for each shape: which ones came before a resume must not matter.
             model.compile(dynamic=False)
-        self._with_loss = _WithLoss(model, arguments.z_loss)
+        self._with_loss = _WithLoss(model, arguments.accumulate, arguments.z_loss)
         super().__init__(
             model=self._with_loss, args=training_arguments, callbacks=[_Schedule(self)]
         )
@@ -199,6 +202,8 @@ class LanguageModelTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.arguments.carry_state:
+            self._memory = gathered(self._with_loss.memory, self.accelerator.gather)
         if self.args.should_save:
             if self.metrics is not None:
                 self.metrics.sync()
@@ -214,6 +219,8 @@ class LanguageModelTrainer(Trainer):
             folder / checkpoints.OPTIMIZER_FILE, self.language_model, self.optimizer
         )
         checkpoints.save_random(folder / checkpoints.RANDOM_FILE)
+        if self.arguments.carry_state:
+            save_file(self._memory, folder / checkpoints.MEMORY_FILE)
         # The Trainer counts its epoch from where this process began.
         self.state.epoch = self.state.global_step / self.arguments.steps
         self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -223,6 +230,10 @@ class LanguageModelTrainer(Trainer):
     ) -> None:
         loaded = load_model(Path(resume_from_checkpoint))
         self.language_model.load_state_dict(loaded.state_dict())
+        if self.arguments.carry_state:
+            path = Path(resume_from_checkpoint) / checkpoints.MEMORY_FILE
+            rows = part_rows(self.args, self.arguments.batch_size)
+            self._with_loss.memory = load_memory(path, rows, self.args.device)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -263,24 +274,43 @@ def engine_arguments(arguments: TrainArguments) -> TrainingArguments:
     return made
 
 
+def part_rows(args: TrainingArguments, batch_size: int) -> list[range]:
+    """Return the rows of a batch in each of the parts that this process computes."""
+    size = batch_size // (args.world_size * args.gradient_accumulation_steps)
+    parts = range(args.gradient_accumulation_steps)
+    starts = [(part * args.world_size + args.process_index) * size for part in parts]
+    return [range(start, start + size) for start in starts]
+
+
 class _WithLoss(nn.Module):
     """The model and its loss as one module, as DDP wants it.
 
-    It also keeps the model's `config` out of sight: the Trainer would write into it.
+    It also keeps the model's `config` out of sight: the Trainer would write into it. And it keeps
+    the memory after each part of a batch, where the same part of the next batch goes on from it.
     """
 
-    def __init__(self, language_model: XLSTMLanguageModel, z_loss: float = 0.0) -> None:
+    def __init__(
+        self, language_model: XLSTMLanguageModel, parts: int = 1, z_loss: float = 0.0
+    ) -> None:
         super().__init__()
         self.language_model = language_model
         self.z_loss = z_loss
+        self.memory: list[Any] = [None] * parts
 
     def forward(
-        self, inputs: torch.Tensor, targets: torch.Tensor, reset: torch.Tensor
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        reset: torch.Tensor,
+        carried_part: int | None = None,
     ) -> dict[str, torch.Tensor]:
-        logits, _ = self.language_model(inputs, reset=reset)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        state = None if carried_part is None else self.memory[carried_part]
+        logits, after = self.language_model(inputs, state, reset=reset)
+        if carried_part is not None:
+            self.memory[carried_part] = tree_map(torch.Tensor.detach, after)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         if self.z_loss and self.training:
-            penalty = self.z_loss * logits.float().logsumexp(-1).square().mean()
+            penalty = self.z_loss * logits.logsumexp(-1).square().mean()
             loss = loss + (penalty - penalty.detach())  # its gradient; what is reported stays
         return {"loss": loss}
 
@@ -291,17 +321,17 @@ class _Batches:
     def __init__(self, trainer: LanguageModelTrainer) -> None:
         self._trainer = trainer
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         args, windows = self._trainer.args, self._trainer.windows
-        sizes = self._trainer.arguments.batches
+        arguments = self._trainer.arguments
+        sizes = arguments.batches
         step = self._trainer.state.global_step
         while True:
             # The processes share the samples of a step, so their number changes no step.
-            part_size = sizes.at(step) // (args.world_size * args.gradient_accumulation_steps)
-            first = sizes.before(step) + args.process_index * part_size
-            for part in range(args.gradient_accumulation_steps):
-                start = first + part * args.world_size * part_size
-                yield windows.batch(range(start, start + part_size))
+            first = sizes.before(step)
+            for part, rows in enumerate(part_rows(args, sizes.at(step))):
+                batch = windows.batch(range(first + rows.start, first + rows.stop))
+                yield {**batch, "carried_part": part} if arguments.carry_state else batch
             step += 1
 
 
