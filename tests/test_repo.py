@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "experiments": {"nn", "tasks", "experiments", "shapes"},
     "claims": {"tasks", "inspect", "experiments", "claims"},
     "inspect": {"ops", "nn", "models", "inspect", "shapes"},
-    "evaluate": {"ops", "nn", "models", "evaluate", "shapes"},
+    "evaluate": {"ops", "nn", "models", "data", "evaluate", "shapes"},
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
     "export": {"ops", "nn", "models", "data", "export", "shapes"},
     "testing": {"ops", "shapes"},
