@@ -142,25 +142,24 @@ def _description(report: Report) -> str:
 
 
 def _averages(report: Report) -> Table:
-    head = ["model", "context", "loss", "perplexity", "bits per byte"]
-    head += ["macro perplexity", "macro bits per byte"]
-    rows = [
-        [
-            model.name,
-            _context(context),
-            f"{result.micro.loss:.4f}",
-            f"{result.micro.perplexity:.4f}",
-            f"{result.micro.bits_per_byte:.4f}",
-            f"{result.macro.perplexity:.4f}",
-            f"{result.macro.bits_per_byte:.4f}",
-        ]
-        for model in report.models
-        for context, result in model.results.items()
-    ]
-    title = "Over all documents, and the mean over the domains (macro)"
-    if len(report.models[0].whole.domains) == 1:
-        title, head, rows = "Over all documents", head[:-2], [row[:-2] for row in rows]
-    return title, [head, *rows]
+    several = len(report.models[0].whole.domains) > 1
+    names = ["perplexity", "bits per byte"][report.metric == "bits_per_byte" :]
+    head = ["model", "context", *(["loss"] if "perplexity" in names else []), *names]
+    head += [f"macro {name}" for name in names] if several else []
+    rows = []
+    for model in report.models:
+        for context, result in model.results.items():
+            numbers = {
+                name.replace("_", " "): value for name, value in asdict(result.micro).items()
+            }
+            numbers |= {
+                f"macro {name.replace('_', ' ')}": value
+                for name, value in asdict(result.macro).items()
+            }
+            values = [f"{numbers[name]:.4f}" for name in head[2:]]
+            rows.append([model.name, _context(context), *values])
+    over = ", and the mean over the domains (macro)" if several else ""
+    return f"Over all documents{over}", [head, *rows]
 
 
 def _domains(report: Report) -> Table:

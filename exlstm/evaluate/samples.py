@@ -114,7 +114,7 @@ def sample_texts(
     seed: int = 0,
     progress: Callable[[int], object] = lambda texts: None,
 ) -> Samples:
-    """Let a model go on where documents were cut, as far as they go at most, and look at the texts.
+    """Let a model go on where documents were cut, about as far as they do, and look at the texts.
 
     Tokens are drawn at temperature 1 from those that together have a probability of 0.95 (nucleus
     sampling).
@@ -131,8 +131,8 @@ def sample_texts(
         >>> from exlstm.models import XLSTMConfig
         >>> model = XLSTMLanguageModel(XLSTMConfig(vocab_size=257, d_model=32, pattern="ms"))
         >>> samples = sample_texts(model.eval(), ByteTokenizer(), [Beginning("a", "one ", "two")])
-        >>> len(samples.texts[0]) <= 3, samples.held_out.distinct_1
-        (True, 1.0)
+        >>> len(samples.texts), samples.held_out.distinct_1
+        (1, 1.0)
     """
     prompts, written = [], []
     for number, beginning in enumerate(beginnings):
