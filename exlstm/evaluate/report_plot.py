@@ -21,6 +21,8 @@ def plot_domains(report: Report) -> Figure:
 
     Beyond 60 domains their names are left out.
     """
+    from matplotlib.ticker import StrMethodFormatter
+
     first = report.models[0].whole.domains
     order = sorted(first, key=lambda name: getattr(first[name], report.metric))
     named = len(order) <= _MOST_NAMES
@@ -38,8 +40,11 @@ def plot_domains(report: Report) -> Figure:
     axes.set_yticks(range(len(order)) if named else [], order if named else [])
     axes.invert_yaxis()
     axes.set(xlabel=report.metric.replace("_", " "), title="By domain")
+    axes.margins(y=0.3 / len(order))
     if report.metric == "perplexity":
         axes.set_xscale("log")
+        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            set_formatter(StrMethodFormatter("{x:g}"))  # not 9 x 10^0
     if len(report.models) > 1:
         figure.legend(loc="outside lower center", frameon=False, fontsize="small")
     return figure
@@ -47,6 +52,7 @@ def plot_domains(report: Report) -> Figure:
 
 def plot_positions(report: Report) -> Figure:
     """Draw the mean loss over the position in the document, a line for each model and context."""
+    differ = report.metric == "bits_per_byte"
     figure, axes = _figure(4.0)
     for number, model in enumerate(report.models):
         for place, (context, result) in enumerate(model.results.items()):
@@ -63,7 +69,7 @@ def plot_positions(report: Report) -> Figure:
     axes.set(
         xscale="log",
         xlabel="token of the document",
-        ylabel="loss (nats per token)",
+        ylabel="loss (nats per token" + ("; these differ)" if differ else ")"),
         title="By position in the document",
     )
     figure.legend(loc="outside lower center", frameon=False, fontsize="small")

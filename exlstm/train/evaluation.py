@@ -27,7 +27,7 @@ from exlstm.evaluate.report import (
 )
 from exlstm.evaluate.samples import Beginning, pick_beginnings, sample_texts
 from exlstm.train.corpus import open_corpus
-from exlstm.train.run_folder import resumed_arguments
+from exlstm.train.run_folder import RUN_FILE, resumed_arguments
 from exlstm.train.trained import load_trained, newest_checkpoint
 
 _MOST_ROWS = 30
@@ -139,6 +139,10 @@ class _Text:
     def _read(self, folder: Path, tokenizer: Tokenizer) -> list[Domain]:
         data = self._arguments.data
         if data is None:
+            if not (folder.parent / RUN_FILE).is_file():
+                raise ValueError(
+                    f"data: give the text to read; {folder} is not of a run that has some"
+                )
             _, file = open_corpus(resumed_arguments(folder.parent))
             return [domain_of_tokens("validation", file)]
         size = sum(source.size for part in find_domains(data).values() for source in part)

@@ -117,6 +117,7 @@ def test_many_domains_are_cut_on_the_terminal_only(run, folder, tmp_path) -> Non
     [
         ([], "models: give at least one checkpoint or run"),
         (["one", "one", "--data", "data"], "models: one is given twice in one one"),
+        (["one"], "data: give the text to read; one is not of a run that has some"),
         (["one", "two"], "data: give the text that the models are compared on"),
         (["one", "--data", "data", "--samples", "-1"], "samples: -1 is not possible"),
         (["one", "--data", "data", "--samples", "99"], "samples: 99 is not possible, there are 6"),
