@@ -28,7 +28,7 @@ from exlstm.evaluate.report import (
 from exlstm.evaluate.samples import Beginning, pick_beginnings, sample_texts
 from exlstm.train.corpus import open_corpus
 from exlstm.train.run_folder import RUN_FILE, resumed_arguments
-from exlstm.train.trained import load_trained, newest_checkpoint
+from exlstm.train.trained import load_trained, newest_checkpoint, open_trained
 
 _MOST_ROWS = 30
 """Of a table on the terminal."""
@@ -157,7 +157,9 @@ class _Text:
 
 
 def _measure(arguments: EvaluateArguments, folders: Sequence[Path], text: _Text) -> Report:
-    # All text is read, and found fault with, before the first model does anything.
+    # Models are opened and all text is read, and found fault with, before any model runs.
+    for folder in folders:
+        open_trained(folder, arguments.weights)
     tokenizers = [load_tokenizer(folder) for folder in folders]
     for folder, tokenizer in zip(folders, tokenizers, strict=True):
         text.beginnings(text.domains(folder, tokenizer), tokenizer)

@@ -25,18 +25,28 @@ def newest_checkpoint(folder: Path) -> Path:
     return found[-1]
 
 
+def open_trained(
+    folder: Path, weights: Literal["float32", "bfloat16", "int8"] | None
+) -> XLSTMLanguageModel:
+    """Return the model in a checkpoint as it is stored, its weights not read yet.
+
+    Raises:
+        ValueError: The checkpoint is damaged, or quantised to another kind than `weights`.
+    """
+    model = load_model(folder)
+    stored = weights_of(model)
+    if stored is not None and weights not in (None, stored):
+        raise ValueError(f"weights: {weights} is not possible, {folder} has {stored} weights")
+    return model
+
+
 def load_trained(
     folder: Path, weights: Literal["float32", "bfloat16", "int8"] | None
 ) -> XLSTMLanguageModel:
     """Return the model in a checkpoint, for inference, with weights of the kind asked for.
 
     Raises:
-        ValueError: The checkpoint is damaged, or quantised to another kind.
+        ValueError: As `open_trained`.
     """
-    model = load_model(folder)
-    stored = weights_of(model)
-    if stored is None:
-        return quantize(model, weights or "float32")
-    if weights not in (None, stored):
-        raise ValueError(f"weights: {weights} is not possible, {folder} has {stored} weights")
-    return model
+    model = open_trained(folder, weights)
+    return model if weights_of(model) else quantize(model, weights or "float32")
