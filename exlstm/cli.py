@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +17,10 @@ try:
     from exlstm.evidence.command import EvidenceArguments, evidence
     from exlstm.experiments.command import TasksArguments, tasks
     from exlstm.train import TrainArguments
+    from exlstm.train.evaluation import EvaluateArguments
     from exlstm.train.run_folder import resumed_arguments
     from exlstm.train.scaling import ScalingArguments, scaling
+    from exlstm.train.trained import load_trained, newest_checkpoint
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"exlstm: the command line needs {error.name}: pip install 'exlstm[lm]'"
@@ -49,30 +50,6 @@ class GenerateArguments:
     weights: Literal["float32", "bfloat16", "int8"] | None = None
     """How the large matrices are stored: smaller is faster, and rounds them. Without it, float32,
     or as a quantised checkpoint has them."""
-    threads: int | None = None
-    """CPU threads; without it, what torch takes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
-    """Loss, perplexity and bits per byte of a trained model on text.
-
-    Every document is read from an empty memory to its end.
-    """
-
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint, or a run, for its newest checkpoint."""
-    data: str | None = None
-    """A text file, a folder, or a quoted glob; without it, the run's validation documents."""
-    context: tuple[int, ...] = ()
-    """Also measure with the memory emptied every so many tokens, for each number given."""
-    batch_size: int = 16
-    """Documents read side by side; it does not change the result."""
-    weights: Literal["float32", "bfloat16", "int8"] | None = None
-    """How the large matrices are stored, to measure what their rounding costs. Without it, float32,
-    or as a quantised checkpoint has them."""
-    json: bool = False
-    """Print the results as JSON."""
     threads: int | None = None
     """CPU threads; without it, what torch takes."""
 
@@ -137,8 +114,8 @@ def _generate(arguments: GenerateArguments) -> None:
     from exlstm.models import generate
 
     _set_threads(arguments.threads)
-    folder = _newest_checkpoint(arguments.checkpoint)
-    model, tokenizer = _load(folder, arguments.weights), load_tokenizer(folder)
+    folder = newest_checkpoint(arguments.checkpoint)
+    model, tokenizer = load_trained(folder, arguments.weights), load_tokenizer(folder)
     end = tokenizer.end_of_document
     tokens = generate(
         model,
@@ -157,53 +134,10 @@ def _generate(arguments: GenerateArguments) -> None:
 
 
 def _evaluate(arguments: EvaluateArguments) -> None:
-    import numpy as np
-    from tqdm import tqdm
-
-    from exlstm.data import load_tokenizer, read_documents
-    from exlstm.evaluate import evaluate_documents
-    from exlstm.train.corpus import open_corpus
+    from exlstm.train.evaluation import evaluate
 
     _set_threads(arguments.threads)
-    folder = _newest_checkpoint(arguments.checkpoint)
-    model, tokenizer = _load(folder, arguments.weights), load_tokenizer(folder)
-    if arguments.data is None:
-        _, file = open_corpus(resumed_arguments(folder.parent))
-        documents, num_bytes = file.documents(), file.num_bytes
-    else:
-        end = tokenizer.end_of_document
-        texts = [document.text for document in read_documents(arguments.data)]
-        documents = [np.concatenate(([end], tokenizer.encode(text))) for text in texts]
-        num_bytes = sum(len(text.encode()) for text in texts)
-
-    results = []
-    total = sum(len(document) - 1 for document in documents)
-    for context in (None, *arguments.context):
-        with tqdm(total=total, unit="token", unit_scale=True, disable=None, leave=False) as bar:
-            result = evaluate_documents(
-                model,
-                documents,
-                num_bytes,
-                context=context,
-                batch_size=arguments.batch_size,
-                progress=bar.update,
-            )
-        results.append({"context": context, **asdict(result)})
-    if arguments.json:
-        print(json.dumps({"checkpoint": str(folder), "results": results}, indent=2))
-        return
-    first = results[0]
-    print(
-        f"{folder}: {first['num_documents']:,} documents, {first['num_bytes']:,} bytes, "
-        f"{first['num_tokens']:,} tokens"
-    )
-    print(f"{'context':>10}  {'loss':>7}  {'perplexity':>10}  {'bits per byte':>13}")
-    for row in results:
-        context = "unlimited" if row["context"] is None else f"{row['context']:,}"
-        print(
-            f"{context:>10}  {row['loss']:7.4f}  {row['perplexity']:10.4f}  "
-            f"{row['bits_per_byte']:13.4f}"
-        )
+    evaluate(arguments)
 
 
 def _export(arguments: ExportArguments) -> None:
@@ -212,7 +146,7 @@ def _export(arguments: ExportArguments) -> None:
     from exlstm.models import load_model
 
     _set_threads(arguments.threads)
-    folder = _newest_checkpoint(arguments.checkpoint)
+    folder = newest_checkpoint(arguments.checkpoint)
     done = export_language_model(load_model(folder), load_tokenizer(folder), arguments.out)
     print(f"{folder} as ONNX in {arguments.out}: {len(done['states'])} states, zeros to begin with")
     for name, graph in done["graphs"].items():
@@ -247,7 +181,7 @@ def _quantize(arguments: QuantizeArguments) -> None:
     from exlstm.models import quantize_checkpoint
 
     _set_threads(arguments.threads)
-    folder = _newest_checkpoint(arguments.checkpoint)
+    folder = newest_checkpoint(arguments.checkpoint)
     tokenizer = load_tokenizer(folder)
     before = _weights_bytes(folder)
     with (
@@ -345,33 +279,6 @@ def _parse(argv: list[str]) -> Any:
             TrainArguments, prog="exlstm train", args=argv[1:], default=began, config=config
         )
     return arguments
-
-
-def _newest_checkpoint(folder: Path) -> Path:
-    """The folder itself, or the newest checkpoint of the run in it."""
-    from exlstm.models.checkpoint import CONFIG
-    from exlstm.train.checkpoint import checkpoints
-
-    if (folder / CONFIG).is_file():
-        return folder
-    found = checkpoints(folder) if folder.is_dir() else []
-    if not found:
-        raise ValueError(f"{folder} is neither a checkpoint nor a run that has one")
-    return found[-1]
-
-
-def _load(folder: Path, weights: Literal["float32", "bfloat16", "int8"] | None) -> Any:
-    """The model in a checkpoint, with weights of the kind asked for."""
-    from exlstm.models import load_model, quantize
-    from exlstm.models.quantization import weights_of
-
-    model = load_model(folder)
-    stored = weights_of(model)
-    if stored is None:
-        return quantize(model, weights or "float32")
-    if weights not in (None, stored):
-        raise ValueError(f"weights: {weights} is not possible, {folder} has {stored} weights")
-    return model
 
 
 def _weights_bytes(folder: Path) -> int:

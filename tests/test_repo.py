@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "claims": {"tasks", "inspect", "experiments", "claims"},
     "evidence": {"tasks", "experiments", "claims", "evidence"},
     "inspect": {"ops", "nn", "models", "inspect", "shapes"},
-    "evaluate": {"ops", "nn", "models", "evaluate", "shapes"},
+    "evaluate": {"ops", "nn", "models", "data", "evaluate", "shapes"},
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
     "export": {"ops", "nn", "models", "data", "export", "shapes"},
     "testing": {"ops", "shapes"},
