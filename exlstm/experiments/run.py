@@ -126,8 +126,9 @@ def train(
         `evaluations`) and `test` (test lengths), each as `evaluate` returns it; `loss_curve`, pairs
         of a step and the mean training loss since the pair before; `steps` done; whether it stopped
         for being `solved`; `cpu_seconds`, which other work on the machine hardly changes;
-        `num_params`; `note`; `threads`; `versions`. Each of `evaluations` has its `step` and the `cpu_seconds` of training up to it, without those of
-        evaluations; and `validation_long` where that can end the run.
+        `num_params`; `note`; `threads`; `versions`. Each of `evaluations` has its `step` and the
+        `cpu_seconds` of training up to it, without those of evaluations; and `validation_long`
+        where that can end the run.
 
     Raises:
         FloatingPointError: The loss or the gradient is not finite.

@@ -18,6 +18,7 @@ from exlstm.nn.layers import check_divides
 from exlstm.nn.memory import Memory
 from exlstm.nn.sequences import check_flags, last_real, reverse, step_mask, unpack
 from exlstm.ops.linear import linear
+from exlstm.ops.sequence_parallel import refuse_parts
 
 State = tuple[Tensor, Memory]
 
@@ -120,6 +121,7 @@ class RNN(nn.Module):
         Raises:
             ValueError: A shape or value is not as above; the message names it.
         """
+        refuse_parts(type(self).__name__)
         if isinstance(input, PackedSequence):
             if not (lengths is None and mask is None and reset is None and cu_seqlens is None):
                 raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from exlstm.ops.checks import check_steps
+from exlstm.ops.sequence_parallel import refuse_parts
 from exlstm.shapes import Bool, Float, Int
 
 
@@ -96,6 +97,7 @@ def step_mask(
     """
     if lengths is None:
         return mask
+    refuse_parts("lengths")
     batch, time = x.shape[:2]
     lengths = torch.as_tensor(lengths, device=x.device)
     if lengths.shape != (batch,) or lengths.dtype not in (torch.int64, torch.int32):
@@ -124,6 +126,7 @@ def unpack(
     Raises:
         ValueError: The beginnings do not go from 0 to T with at least a step each.
     """
+    refuse_parts("cu_seqlens")
     total = x.shape[1]
     ends = torch.as_tensor(cu_seqlens, device=x.device)
     lengths = ends.diff()

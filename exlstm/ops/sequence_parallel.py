@@ -31,9 +31,9 @@ def sequence_parallel(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     process has whole, weights and initial states, each gets a part, and the sum over the processes
     is the gradient. A process that has no loss of its own takes `0.0 * y.sum()`.
 
-    The `slstm` cannot be split and raises. What is computed for each step alone needs nothing.
-    Layers that look at the time axis themselves do not know of it: those like `nn.LSTM` in
-    `exlstm.nn.rnn`, and `cu_seqlens`. It holds for every thread.
+    What is computed for each step alone needs nothing. The `slstm` cannot be split and raises; so
+    does what looks at the time axis itself, the layers like `nn.LSTM` in `exlstm.nn.rnn`, `lengths`
+    and `cu_seqlens`. The block holds for every thread.
 
     Args:
         group: The processes in the order of time. `None` is the default group.
@@ -68,6 +68,15 @@ def sequence_parallel(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 def sequence_group() -> dist.ProcessGroup | None:
     """The group that the time axis is split over, `None` outside `sequence_parallel`."""
     return _group
+
+
+def refuse_parts(name: str) -> None:
+    """Raise where the time axis is split, for what must see all of it."""
+    if _group is not None:
+        raise ValueError(
+            f"{name}: not possible inside sequence_parallel, where each process has a part of the "
+            "time axis; mask and reset are"
+        )
 
 
 def gather(x: Float[Tensor, "*S"], group: dist.ProcessGroup) -> Float[Tensor, "N *S"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointError
 
-from exlstm.nn import XLSTMStack
+from exlstm.nn import MLSTM, MLSTMBlock, XLSTMStack
 from exlstm.ops import sequence_parallel, slstm
 from exlstm.testing import (
     CASES,
@@ -183,6 +183,15 @@ def check_errors(part: Part) -> None:
     with sequence_parallel(), pytest.raises(ValueError, match="slstm: the time axis cannot be sp"):
         slstm(**inputs)
     slstm(**inputs)  # the block is left
+    x, layer, block = torch.randn(1, 3, 16), MLSTM(16, 16, batch_first=True), MLSTMBlock(16, 4)
+    for name, call in (
+        ("MLSTM", lambda: layer(x)),
+        ("lengths", lambda: block(x, lengths=[2])),
+        ("cu_seqlens", lambda: block(x, cu_seqlens=torch.tensor([0, 1, 3]))),
+    ):
+        with sequence_parallel(), pytest.raises(ValueError, match=f"^{name}: not possible inside"):
+            call()
+        call()
     stack = stack_of("cheap")
     with sequence_parallel():
         y, _ = stack(torch.ones(1, 2, 16, dtype=torch.float64))
