@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from exlstm.models import PRESETS, XLSTMConfig
 
@@ -79,6 +79,11 @@ class TrainArguments:
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    async_save: bool = False
+    """Write checkpoints in the background while training goes on, from a copy in memory."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes: ddp gives each GPU a copy of weights, gradients and AdamW's moments,
+    fsdp (FSDP2) a part."""
     threads: int | None = None
     """CPU threads; without it, what torch takes."""
 
@@ -105,6 +110,7 @@ class TrainArguments:
         self._require(
             "warmup_steps", self.warmup_steps is None or self.warmup_steps >= 0, "0 or more"
         )
+        self._require("sharding", self.sharding in ("ddp", "fsdp"), "ddp or fsdp")
         self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
         self._require(
             "accumulate", self.batch_size % self.accumulate == 0, f"a divisor of {self.batch_size}"

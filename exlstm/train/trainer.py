@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +17,16 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from exlstm.data import Mixture, TokenFile, Tokenizer, Windows, cut, fixed_windows
-from exlstm.models import XLSTMLanguageModel, load_model, save_model
+from exlstm.models import XLSTMLanguageModel, load_model
+from exlstm.models.checkpoint import write_config
+from exlstm.models.tensor_files import write_index
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
 from exlstm.train.metrics import MetricsLog
 from exlstm.train.optimizer import adamw, learning_rate_factor
+from exlstm.train.processes import stop_together
 from exlstm.train.progress import Progress
+from exlstm.train.sharded import gather_own, reshard, set_whole, shard, writers_of
 
 
 class LanguageModelTrainer(Trainer):
@@ -61,10 +66,18 @@ class LanguageModelTrainer(Trainer):
         self.progress: Progress | None = None
         self.stop_requested = False
         self.step_began = 0.0
+        self.writer = checkpoints.CheckpointWriter(arguments.out, arguments.keep)
         self._with_loss = _WithLoss(model)
+        self._shards = arguments.sharding == "fsdp" and training_arguments.world_size > 1
+        if self._shards:
+            shard(self._with_loss, model.stack.blocks, training_arguments.device)
         super().__init__(
             model=self._with_loss, args=training_arguments, callbacks=[_Schedule(self)]
         )
+        if self._shards:
+            # As for an evaluation: all but the wrapping in DDP, which FSDP2 takes the place of.
+            prepare = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+            self.accelerator.prepare_model = prepare
         self.remove_callback(PrinterCallback)
 
     def say(self, text: str) -> None:
@@ -147,14 +160,18 @@ class LanguageModelTrainer(Trainer):
         starts, length = fixed_windows(
             self.validation, self.arguments.context, self.arguments.eval_windows
         )
+        first_start = starts[:1]
+        rounds = math.ceil(len(starts) / self.args.world_size)
         starts = starts[self.args.process_index :: self.args.world_size]
         size = self.args.per_device_train_batch_size
         model = self._with_loss.eval()
         total = 0.0
         with torch.no_grad():
-            for first in range(0, len(starts), size):
+            for first in range(0, rounds, size):
                 part = starts[first : first + size]
-                batch = self._prepare_inputs(cut(self.validation, part, length))
+                # Under FSDP2 all processes take part in every call, also who has nothing left.
+                rows = part if len(part) else first_start
+                batch = self._prepare_inputs(cut(self.validation, rows, length))
                 total += float(model(**batch)["loss"]) * len(part)
         sums = torch.tensor([total, len(starts)], device=self.args.device, dtype=torch.float32)
         total, windows = cast("torch.Tensor", self.accelerator.reduce(sums, "sum")).tolist()
@@ -173,35 +190,64 @@ class LanguageModelTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.args.should_save:
-            if self.metrics is not None:
-                self.metrics.sync()
-            run = self.arguments.out
-            checkpoints.write_checkpoint(run, self.state.global_step, self._fill_checkpoint)
-            checkpoints.remove_old(run, self.arguments.keep)
-        self.accelerator.wait_for_everyone()
-
-    def _fill_checkpoint(self, folder: Path) -> None:
-        save_model(folder, self.language_model)
-        self.tokenizer.save(folder)
-        checkpoints.save_optimizer(
-            folder / checkpoints.OPTIMIZER_FILE, self.language_model, self.optimizer
-        )
-        checkpoints.save_random(folder / checkpoints.RANDOM_FILE)
+        if self.metrics is not None:
+            self.metrics.sync()
+        step = self.state.global_step
         # The Trainer counts its epoch from where this process began.
-        self.state.epoch = self.state.global_step / self.arguments.steps
-        self.state.save_to_json(str(folder / "trainer_state.json"))
+        self.state.epoch = step / self.arguments.steps
+        self.writer.begin(step, *self._checkpoint())
+        last = self.stop_requested or step == self.arguments.steps
+        if last or not self.arguments.async_save:
+            self.writer.wait()
+
+    def _checkpoint(self) -> tuple[dict[str, dict[str, torch.Tensor]], Callable[[Path], None]]:
+        """Return what this process writes: tensors by file and name, and how to write the rest."""
+        reshard(self._with_loss)
+        process, writers = self.args.process_index, self.args.world_size if self._shards else 1
+        part = f"-{process + 1:05}-of-{writers:05}" if writers > 1 else ""
+        weights = self.language_model.state_dict()
+        moments = checkpoints.optimizer_tensors(self.language_model, self.optimizer)
+        places = writers_of(weights, writers)
+        gather = functools.partial(gather_own, process=process, copy=self.arguments.async_save)
+        files = {
+            f"model{part}.safetensors": gather(weights, places),
+            f"optimizer{part}.safetensors": gather(moments, writers_of(moments, writers)),
+        }
+        files = {name: tensors for name, tensors in files.items() if tensors}
+        if process != 0:
+            return files, lambda _: None
+        files[checkpoints.RANDOM_FILE] = checkpoints.random_tensors()
+        state = copy.deepcopy(self.state)
+        names = [f"model-{i + 1:05}-of-{writers:05}.safetensors" for i in range(writers)]
+        nbytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+        def fill(folder: Path) -> None:
+            write_config(folder, self.language_model.config)
+            if writers > 1:
+                write_index(folder, {name: names[i] for name, i in places.items()}, nbytes)
+            self.tokenizer.save(folder)
+            state.save_to_json(str(folder / "trainer_state.json"))
+
+        return files, fill
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        loaded = load_model(Path(resume_from_checkpoint))
-        self.language_model.load_state_dict(loaded.state_dict())
+        checkpoint = Path(resume_from_checkpoint)
+        checkpoints.verify(checkpoint)
+        loaded = load_model(checkpoint)
+        theirs, ours = loaded.config.to_dict(), self.language_model.config.to_dict()
+        for name in ours:
+            if theirs[name] != ours[name]:
+                error = f"{checkpoint} is of another model: its {name} is {theirs[name]!r}"
+                stop_together(ValueError(f"{error}, that of the run {ours[name]!r}"))
+        own = self.language_model.state_dict()
+        for name, value in loaded.state_dict().items():
+            set_whole(own[name], value)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            path = Path(checkpoint) / checkpoints.OPTIMIZER_FILE
-            checkpoints.load_optimizer(path, self.language_model, self.optimizer)
+            checkpoints.load_optimizer(Path(checkpoint), self.language_model, self.optimizer)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -280,6 +326,7 @@ class _Schedule(TrainerCallback):
         self._trainer = trainer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.writer.poll()
         self._trainer.step_began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
