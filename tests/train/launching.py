@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import socket
@@ -19,8 +20,8 @@ from exlstm.train import run
 def launch(context, argv, num_processes=2, victim=None):
     """Start `exlstm` with these arguments in several processes and return them.
 
-    `victim` is (process, module, name, call): that process kills itself before the `call`-th call.
-    What process N says is in the file N.err beside the run.
+    `victim` is a process, a function and which call of it: that process kills itself before. With
+    an action as a fourth, it does that instead. What process N says is in N.err beside the run.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -70,15 +71,21 @@ def _one(rank, num_processes, port, argv, victim):
         )  # fmt: skip
     run._FSDP_ON_CPU = True
     if victim is not None:
-        before_call(*victim, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        place, *action = victim
+        before_call(*place, *(action or [kill]))
     said = Path(argv[argv.index("--out") + 1]).parent / f"{rank}.err"
     with said.open("w") as file, contextlib.redirect_stderr(file):
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(io.StringIO()):
             code = main(argv)
         if code == 0 and torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
+            with contextlib.suppress(RuntimeError):  # process 0 has gone with its error
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
     sys.exit(code)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before_call(module, name, call, action):

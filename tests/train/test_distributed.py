@@ -93,14 +93,14 @@ def test_a_checkpoint_does_not_tell_when_it_was_written(whole):
 # Kind, and which process dies before which call. Checkpoints are written at steps 20, 40 and 50,
 # of FSDP2 by both processes two files each, by process 0 the random state too.
 MOMENTS = {
-    "before a step": ("ddp", (1, "exlstm.train.trainer", "_WithLoss.forward", 31)),
-    "writing a checkpoint": ("ddp", (0, "exlstm.train.checkpoint", "write_file", 5)),
-    "writing a part": ("fsdp", (1, "exlstm.train.checkpoint", "write_file", 4)),
+    "before a step": ("ddp", (1, ("exlstm.train.trainer", "_WithLoss.forward", 31))),
+    "writing a checkpoint": ("ddp", (0, ("exlstm.train.checkpoint", "write_file", 5))),
+    "writing a part": ("fsdp", (1, ("exlstm.train.checkpoint", "write_file", 4))),
     "one part is written, the other not": (
         "fsdp in the background",
-        (0, "exlstm.train.checkpoint", "write_file", 4),
+        (0, ("exlstm.train.checkpoint", "write_file", 4)),
     ),
-    "before the name is given": ("fsdp", (0, "exlstm.train.checkpoint", "Path.rename", 1)),
+    "before the name is given": ("fsdp", (0, ("exlstm.train.checkpoint", "Path.rename", 1))),
 }
 
 
@@ -111,7 +111,8 @@ def test_a_run_killed_goes_on_as_two_and_as_one(
     kind, victim = MOMENTS[moment]
     out = tmp_path / "run"
     codes = finish(launch(processes, command(values, out=out, **KINDS[kind]), victim=victim))
-    assert codes == [-signal.SIGKILL, -signal.SIGKILL]
+    assert codes[victim[0]] == -signal.SIGKILL
+    assert codes[1 - victim[0]] != 0  # killed too, or it lost its peer before that
     go_on_as_two_and_as_one(out, values, kind, whole, alone, processes, monkeypatch)
 
 
