@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from exlstm.train.processes import num_processes
+from exlstm.train.processes import num_processes, process_index
 
 
 def shard(model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
@@ -41,35 +41,40 @@ def set_whole(tensor: Tensor, value: Tensor) -> None:
         tensor.copy_(value)
 
 
-def writers_of(tensors: Mapping[str, Tensor], num_writers: int) -> dict[str, int]:
-    """Return who writes each tensor: the one with the least to write so far.
+def files_of(stem: str, tensors: Mapping[str, Tensor], num_files: int) -> dict[str, str]:
+    """Return the file of each tensor: of several the one with the least in it so far.
 
     Example:
-        >>> writers_of({"a": torch.zeros(5), "b": torch.zeros(2), "c": torch.zeros(2)}, 2)
-        {'a': 0, 'b': 1, 'c': 1}
+        >>> list(files_of("a", {"x": torch.zeros(5), "y": torch.zeros(2)}, 2).values())
+        ['a-00001-of-00002.safetensors', 'a-00002-of-00002.safetensors']
+        >>> files_of("a", {"x": torch.zeros(5), "y": torch.zeros(2)}, 1)
+        {'x': 'a.safetensors', 'y': 'a.safetensors'}
     """
-    sizes, writers = [0] * num_writers, {}
+    names = [f"{stem}-{i + 1:05}-of-{num_files:05}.safetensors" for i in range(num_files)]
+    names = names if num_files > 1 else [f"{stem}.safetensors"]
+    sizes, files = dict.fromkeys(names, 0), {}
     for name, tensor in tensors.items():
-        writers[name] = sizes.index(min(sizes))
-        sizes[writers[name]] += tensor.numel() * tensor.element_size()
-    return writers
+        files[name] = min(sizes, key=lambda file: sizes[file])
+        sizes[files[name]] += tensor.numel() * tensor.element_size()
+    return files
 
 
 def gather_own(
-    tensors: Mapping[str, Tensor], writers: Mapping[str, int], process: int, *, copy: bool
-) -> dict[str, Tensor]:
-    """Return, on the CPU, the tensors this process writes; all processes must call it.
+    tensors: Mapping[str, Tensor], files: Mapping[str, str], *, copy: bool
+) -> dict[str, dict[str, Tensor]]:
+    """Return, by file and on the CPU, the whole tensors this process writes; all must call it.
 
     Args:
         tensors: whole, or in parts.
-        writers: of `writers_of`.
-        process: which this is.
+        files: of `files_of`; process 0 writes the first, and so on.
         copy: also of what is on the CPU and whole already, for training may go on.
     """
-    own = {}
+    own: dict[str, dict[str, Tensor]] = {}
+    writers = {file: process for process, file in enumerate(sorted(set(files.values())))}
     for name, tensor in tensors.items():
         tensor = tensor.detach()
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if writers[name] == process:
-            own[name] = whole.to("cpu", copy=copy).contiguous()
+        if writers[files[name]] == process_index():
+            part = own.setdefault(files[name], {})
+            part[name] = whole.to("cpu", copy=copy).contiguous()
     return own

@@ -24,9 +24,9 @@ from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
 from exlstm.train.metrics import MetricsLog
 from exlstm.train.optimizer import adamw, learning_rate_factor
-from exlstm.train.processes import stop_together
+from exlstm.train.processes import gather, stop_together
 from exlstm.train.progress import Progress
-from exlstm.train.sharded import gather_own, reshard, set_whole, shard, writers_of
+from exlstm.train.sharded import files_of, gather_own, reshard, set_whole, shard
 
 
 class LanguageModelTrainer(Trainer):
@@ -196,35 +196,29 @@ class LanguageModelTrainer(Trainer):
         # The Trainer counts its epoch from where this process began.
         self.state.epoch = step / self.arguments.steps
         self.writer.begin(step, *self._checkpoint())
-        last = self.stop_requested or step == self.arguments.steps
-        if last or not self.arguments.async_save:
+        if self.control.should_training_stop or not self.arguments.async_save:
             self.writer.wait()
 
     def _checkpoint(self) -> tuple[dict[str, dict[str, torch.Tensor]], Callable[[Path], None]]:
         """Return what this process writes: tensors by file and name, and how to write the rest."""
         reshard(self._with_loss)
-        process, writers = self.args.process_index, self.args.world_size if self._shards else 1
-        part = f"-{process + 1:05}-of-{writers:05}" if writers > 1 else ""
+        num_files = self.args.world_size if self._shards else 1
+        keep = self.arguments.async_save
         weights = self.language_model.state_dict()
         moments = checkpoints.optimizer_tensors(self.language_model, self.optimizer)
-        places = writers_of(weights, writers)
-        gather = functools.partial(gather_own, process=process, copy=self.arguments.async_save)
-        files = {
-            f"model{part}.safetensors": gather(weights, places),
-            f"optimizer{part}.safetensors": gather(moments, writers_of(moments, writers)),
-        }
-        files = {name: tensors for name, tensors in files.items() if tensors}
-        if process != 0:
+        places = files_of("model", weights, num_files)
+        files = gather_own(weights, places, copy=keep)
+        files |= gather_own(moments, files_of("optimizer", moments, num_files), copy=keep)
+        if self.args.process_index != 0:
             return files, lambda _: None
         files[checkpoints.RANDOM_FILE] = checkpoints.random_tensors()
         state = copy.deepcopy(self.state)
-        names = [f"model-{i + 1:05}-of-{writers:05}.safetensors" for i in range(writers)]
         nbytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
 
         def fill(folder: Path) -> None:
             write_config(folder, self.language_model.config)
-            if writers > 1:
-                write_index(folder, {name: names[i] for name, i in places.items()}, nbytes)
+            if num_files > 1:
+                write_index(folder, places, nbytes)
             self.tokenizer.save(folder)
             state.save_to_json(str(folder / "trainer_state.json"))
 
@@ -332,7 +326,9 @@ class _Schedule(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         arguments = self._trainer.arguments
         last = state.global_step == arguments.steps
-        stop = self._trainer.stop_requested
+        # Ctrl-C need not come to all processes in the same step, but all must stop after the same.
+        stop = any(gather(self._trainer.stop_requested))
+        self._trainer.stop_requested |= stop
         control.should_evaluate = last or state.global_step % arguments.eval_every == 0
         control.should_save = last or stop or state.global_step % arguments.save_every == 0
         control.should_training_stop = last or stop

@@ -1,5 +1,6 @@
 """Two processes compute what one does, die at any moment, and go on as two or as one."""
 
+import os
 import random
 import shutil
 import signal
@@ -10,9 +11,10 @@ import pytest
 import torch
 from launching import command, finish, launch, wait_for_step
 
+from exlstm.cli import main
 from exlstm.models import load_model
 from exlstm.train import TrainArguments, run, train
-from exlstm.train.checkpoint import checkpoints
+from exlstm.train.checkpoint import checkpoints, step_of
 from exlstm.train.metrics import read_metrics
 
 # No dropout: two processes do not draw the numbers of one.
@@ -85,6 +87,15 @@ def test_two_processes_compute_what_one_does(kind, whole, alone):
     assert files == {"random.safetensors", *weights}
 
 
+def test_parts_become_one_file(whole, tmp_path):
+    parts = whole("fsdp") / "checkpoint-000050"
+    assert main(["convert", str(parts), str(tmp_path / "model")]) == 0
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    converted = load_model(tmp_path / "model").state_dict()
+    for name, value in load_model(parts).state_dict().items():
+        assert torch.equal(converted[name], value)
+
+
 def test_a_checkpoint_does_not_tell_when_it_was_written(whole):
     for kind in ("ddp", "fsdp"):
         assert_same_bits(whole(f"{kind} in the background"), whole(kind))
@@ -128,6 +139,18 @@ def test_a_run_killed_at_a_random_moment_goes_on(
         process.kill()
     finish(started)
     go_on_as_two_and_as_one(out, values, kind, whole, alone, processes, monkeypatch)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_ctrl_c_stops_all_processes_after_the_same_step(process, values, tmp_path, processes):
+    out = tmp_path / "run"
+    started = launch(processes, command(values, out=out, steps=5000, sharding="fsdp"))
+    wait_for_step(out, 3, started)
+    os.kill(started[process].pid, signal.SIGINT)
+    assert finish(started) == [130, 130]
+    (checkpoint,) = checkpoints(out)
+    load_model(checkpoint)
+    assert [line["step"] for line in metrics(out)][-1] == step_of(checkpoint)
 
 
 def go_on_as_two_and_as_one(out, values, kind, whole, alone, processes, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 from exlstm.models.tensor_files import write_file
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.optimizer import adamw
-from exlstm.train.sharded import writers_of
+from exlstm.train.sharded import files_of
 
 
 def make(width, seed):
@@ -132,6 +132,8 @@ def test_a_file_that_is_not_what_was_written_is_named(tmp_path, name):
 
 def test_the_processes_share_the_writing_by_bytes():
     sizes = {"a": 7, "b": 4, "c": 4, "d": 3, "e": 1}
-    places = writers_of({name: torch.zeros(size) for name, size in sizes.items()}, 2)
-    assert places == {"a": 0, "b": 1, "c": 1, "d": 0, "e": 1}
-    assert set(writers_of({name: torch.zeros(1) for name in "ab"}, 8).values()) == {0, 1}
+    files = files_of("x", {name: torch.zeros(size) for name, size in sizes.items()}, 2)
+    assert [file[:7] for file in files.values()] == ["x-00001", "x-00002", "x-00002", "x-00001",
+                                                     "x-00002"]  # fmt: skip
+    few = files_of("x", {name: torch.zeros(1) for name in "ab"}, 8)
+    assert few == {"a": "x-00001-of-00008.safetensors", "b": "x-00002-of-00008.safetensors"}
