@@ -195,6 +195,7 @@ class LanguageModelTrainer(Trainer):
         step = self.state.global_step
         # The Trainer counts its epoch from where this process began.
         self.state.epoch = step / self.arguments.steps
+        self.writer.wait()  # so that there are never two copies
         self.writer.begin(step, *self._checkpoint())
         if self.control.should_training_stop or not self.arguments.async_save:
             self.writer.wait()
@@ -328,7 +329,8 @@ class _Schedule(TrainerCallback):
         last = state.global_step == arguments.steps
         # Ctrl-C need not come to all processes in the same step, but all must stop after the same.
         stop = any(gather(self._trainer.stop_requested))
-        self._trainer.stop_requested |= stop
+        if stop:
+            self._trainer.stop_requested = True
         control.should_evaluate = last or state.global_step % arguments.eval_every == 0
         control.should_save = last or stop or state.global_step % arguments.save_every == 0
         control.should_training_stop = last or stop
