@@ -39,7 +39,7 @@ def save_model(folder: str | os.PathLike[str], model: XLSTMLanguageModel) -> Non
         ...     load_model(folder).config == model.config
         True
     """
-    _write_config(Path(folder), model.config, weights_of(model))
+    write_config(Path(folder), model.config, weights_of(model))
     tensors = model.state_dict()
     write_tensors(Path(folder), tensors, tensors.items())
 
@@ -116,7 +116,7 @@ def quantize_checkpoint(
                 progress(rows.nbytes)
 
     write_tensors(Path(folder), model.state_dict(), pieces(), shard_bytes)
-    _write_config(Path(folder), config, weights)
+    write_config(Path(folder), config, weights)
 
 
 def read_config(path: Path) -> XLSTMConfig:
@@ -173,7 +173,8 @@ def config_fields(config: XLSTMConfig, weights: Weights | None = None) -> dict[s
     return fields
 
 
-def _write_config(folder: Path, config: XLSTMConfig, weights: Weights | None) -> None:
+def write_config(folder: Path, config: XLSTMConfig, weights: Weights | None = None) -> None:
+    """Write the `config.json` of a model whose matrices are stored as `weights`."""
     text = json.dumps(config_fields(config, weights), indent=2) + "\n"
     (folder / CONFIG).write_text(text)
 

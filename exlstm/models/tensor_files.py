@@ -21,7 +21,7 @@ SHARD_BYTES = 5_000_000_000
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
-    torch.int8: "I8",
+    torch.int8: "I8", torch.uint8: "U8",
 }  # fmt: skip
 # Where the numbers begin: a row of a mapped matrix then begins with a vector and a cache line.
 _ALIGNMENT = 64
@@ -126,15 +126,30 @@ def write_tensors(
             file, start = places[name]
             assert piece.dtype == tensors[name].dtype
             file.seek(start + tensors[name].nbytes - left[name])
-            file.write(piece.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            file.write(_bytes(piece))
             left[name] -= piece.nbytes
         assert not any(left.values()), "pieces must be all of every tensor"
     if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-            "weight_map": weight_map,
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_index(folder, weight_map, sum(tensor.nbytes for tensor in tensors.values()))
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file."""
+    header, starts = _header(tensors)
+    with path.open("wb") as file:
+        file.write(header)
+        for name in starts:
+            file.write(_bytes(tensors[name]))
+
+
+def write_index(folder: Path, files: Mapping[str, str], nbytes: int) -> None:
+    """Write the index of a model in several files: which has each tensor, and the bytes of all."""
+    index = {"metadata": {"total_size": nbytes}, "weight_map": dict(files)}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _open(path: Path) -> Any:

@@ -106,6 +106,11 @@ class TrainArguments:
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
     """Newest checkpoints to keep."""
+    async_save: bool = False
+    """Write checkpoints in the background while training goes on, from a copy in memory."""
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes: ddp gives each GPU a copy of weights, gradients and AdamW's moments,
+    fsdp (FSDP2) a part."""
     threads: int | None = None
     """CPU threads; without it, what torch takes."""
 
@@ -135,7 +140,7 @@ class TrainArguments:
         self._require("threads", self.threads is None or self.threads >= 1, "at least 1")
         spikes = self.spike_factor == 0 or 1 < self.spike_factor < math.inf
         self._require("spike_factor", spikes, "0 or a number above 1")
-        for name in ("schedule", "precision", "activation_checkpointing"):
+        for name in ("schedule", "precision", "activation_checkpointing", "sharding"):
             choices = get_args(get_type_hints(TrainArguments)[name])
             self._require(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
         self._check_schedule()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shlex
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from exlstm.train.trainer import LanguageModelTrainer
 
 _SAMPLE_TOKENS = 400
+_FSDP_ON_CPU = False  # for tests: it works there and saves nothing
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def train(arguments: TrainArguments) -> TrainResult:
 
     Raises:
         ValueError: if an argument, a file or the folder is not as it must be, before any step.
+        OSError: if a file cannot be written, as on a full disk; the checkpoints before are whole.
         FloatingPointError: at a step whose loss or gradient is not finite; it is not applied. With
             a `spike_factor`, at the last of `spike_limit` steps skipped in a row.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
@@ -86,7 +89,7 @@ def train(arguments: TrainArguments) -> TrainResult:
     for source in (arguments.data, arguments.val_data):
         check_outside(arguments.out, source)
     split = read_corpus(arguments)
-    with locked(arguments.out):
+    with locked(arguments.out), _full_disk_in_one_line(arguments.out):
         # Once more: another process may have begun a run here before the lock was ours.
         check_folder(arguments.out, resume=arguments.resume)
         _prepare(arguments, model.config, tokenizer, split)
@@ -96,9 +99,11 @@ def train(arguments: TrainArguments) -> TrainResult:
 def _check_processes(arguments: TrainArguments) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes"):
         raise ValueError(
-            "ACCELERATE_USE_FSDP: FSDP is not supported, on a CPU it would silently be DDP; "
-            "start with torchrun instead"
+            "ACCELERATE_USE_FSDP: accelerate's FSDP is not supported, on a CPU it would silently "
+            "be DDP; start with torchrun and --sharding fsdp instead"
         )
+    if arguments.sharding == "fsdp" and not (torch.accelerator.is_available() or _FSDP_ON_CPU):
+        raise ValueError("sharding: fsdp is not possible on a CPU, it must be ddp")
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     smallest = arguments.batches.first
     if smallest % (processes * arguments.accumulate):
@@ -165,6 +170,22 @@ def _train(
     trainer.say(f"a sample:\n\n{_sample(result.checkpoint, arguments.seed)}\n")
     trainer.say(_summary(result, prompt="import " if arguments.data is None else "The "))
     return result
+
+
+@contextmanager
+def _full_disk_in_one_line(out: Path) -> Iterator[None]:
+    """Say what to do where the system says only that there is no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        saved = checkpoints.checkpoints(out)
+        last = f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        raise OSError(
+            f"out: {out} cannot be written ({error.strerror}); {last}; make room, then go on with "
+            f"{_program()} train --resume --out {shlex.quote(str(out))}"
+        ) from None
 
 
 def _sample(checkpoint: Path, seed: int) -> str:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from exlstm.data import Mixture, TokenFile, Tokenizer, Windows, cut, fixed_windows
-from exlstm.models import XLSTMLanguageModel, load_model, save_model
+from exlstm.models import XLSTMLanguageModel, load_model
+from exlstm.models.checkpoint import write_config
+from exlstm.models.tensor_files import write_index
 from exlstm.train import checkpoint as checkpoints
 from exlstm.train.arguments import TrainArguments
 from exlstm.train.carried import gathered, load_memory
+from exlstm.train.loss import WithLoss
 from exlstm.train.metrics import MetricsLog
 from exlstm.train.optimizer import adamw
+from exlstm.train.processes import gather, stop_together
 from exlstm.train.progress import Progress
 from exlstm.train.schedule import learning_rate_factor
+from exlstm.train.sharded import files_of, gather_own, reshard, set_whole, shard
 from exlstm.train.spikes import SpikeGuard, not_finite
 
 
@@ -68,13 +72,21 @@ class LanguageModelTrainer(Trainer):
         self.step_loss = 0.0
         self.step_skipped = False
         self.spikes = SpikeGuard(arguments.spike_factor) if arguments.spike_factor else None
+        self.writer = checkpoints.CheckpointWriter(arguments.out, arguments.keep)
         if arguments.compile:
             # One graph for each shape: which ones came before a resume must not matter.
             model.compile(dynamic=False)
-        self._with_loss = _WithLoss(model, arguments.accumulate, arguments.z_loss)
+        self._with_loss = WithLoss(model, arguments.accumulate, arguments.z_loss)
+        self._shards = arguments.sharding == "fsdp" and training_arguments.world_size > 1
+        if self._shards:
+            shard(self._with_loss, model.stack.blocks, training_arguments.device)
         super().__init__(
             model=self._with_loss, args=training_arguments, callbacks=[_Schedule(self)]
         )
+        if self._shards:
+            # As for an evaluation: all but the wrapping in DDP, which FSDP2 takes the place of.
+            prepare = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
+            self.accelerator.prepare_model = prepare
         self.remove_callback(PrinterCallback)
 
     def say(self, text: str) -> None:
@@ -176,14 +188,18 @@ class LanguageModelTrainer(Trainer):
         starts, length = fixed_windows(
             self.validation, self.arguments.context, self.arguments.eval_windows
         )
+        first_start = starts[:1]
+        rounds = math.ceil(len(starts) / self.args.world_size)
         starts = starts[self.args.process_index :: self.args.world_size]
         size = self.args.per_device_train_batch_size
         model = self._with_loss.eval()
         total = 0.0
         with torch.no_grad():
-            for first in range(0, len(starts), size):
+            for first in range(0, rounds, size):
                 part = starts[first : first + size]
-                batch = self._prepare_inputs(cut(self.validation, part, length))
+                # Under FSDP2 all processes take part in every call, also who has nothing left.
+                rows = part if len(part) else first_start
+                batch = self._prepare_inputs(cut(self.validation, rows, length))
                 total += float(model(**batch)["loss"]) * len(part)
         sums = torch.tensor([total, len(starts)], device=self.args.device, dtype=torch.float32)
         total, windows = cast("torch.Tensor", self.accelerator.reduce(sums, "sum")).tolist()
@@ -202,43 +218,68 @@ class LanguageModelTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.arguments.carry_state:
-            self._memory = gathered(self._with_loss.memory, self.accelerator.gather)
-        if self.args.should_save:
-            if self.metrics is not None:
-                self.metrics.sync()
-            run = self.arguments.out
-            checkpoints.write_checkpoint(run, self.state.global_step, self._fill_checkpoint)
-            checkpoints.remove_old(run, self.arguments.keep)
-        self.accelerator.wait_for_everyone()
-
-    def _fill_checkpoint(self, folder: Path) -> None:
-        save_model(folder, self.language_model)
-        self.tokenizer.save(folder)
-        checkpoints.save_optimizer(
-            folder / checkpoints.OPTIMIZER_FILE, self.language_model, self.optimizer
-        )
-        checkpoints.save_random(folder / checkpoints.RANDOM_FILE)
-        if self.arguments.carry_state:
-            save_file(self._memory, folder / checkpoints.MEMORY_FILE)
+        if self.metrics is not None:
+            self.metrics.sync()
+        step = self.state.global_step
         # The Trainer counts its epoch from where this process began.
-        self.state.epoch = self.state.global_step / self.arguments.steps
-        self.state.save_to_json(str(folder / "trainer_state.json"))
+        self.state.epoch = step / self.arguments.steps
+        self.writer.wait()  # so that there are never two copies
+        self.writer.begin(step, *self._checkpoint())
+        if self.control.should_training_stop or not self.arguments.async_save:
+            self.writer.wait()
+
+    def _checkpoint(self) -> tuple[dict[str, dict[str, torch.Tensor]], Callable[[Path], None]]:
+        """Return what this process writes: tensors by file and name, and how to write the rest."""
+        reshard(self._with_loss)
+        num_files = self.args.world_size if self._shards else 1
+        keep = self.arguments.async_save
+        weights = self.language_model.state_dict()
+        moments = checkpoints.optimizer_tensors(self.language_model, self.optimizer)
+        places = files_of("model", weights, num_files)
+        files = gather_own(weights, places, copy=keep)
+        files |= gather_own(moments, files_of("optimizer", moments, num_files), copy=keep)
+        memory = None
+        if self.arguments.carry_state:
+            memory = gathered(self._with_loss.memory, self.accelerator.gather)
+        if self.args.process_index != 0:
+            return files, lambda _: None
+        if memory is not None:
+            files[checkpoints.MEMORY_FILE] = memory
+        files[checkpoints.RANDOM_FILE] = checkpoints.random_tensors()
+        state = copy.deepcopy(self.state)
+        nbytes = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+        def fill(folder: Path) -> None:
+            write_config(folder, self.language_model.config)
+            if num_files > 1:
+                write_index(folder, places, nbytes)
+            self.tokenizer.save(folder)
+            state.save_to_json(str(folder / "trainer_state.json"))
+
+        return files, fill
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        loaded = load_model(Path(resume_from_checkpoint))
-        self.language_model.load_state_dict(loaded.state_dict())
+        checkpoint = Path(resume_from_checkpoint)
+        checkpoints.verify(checkpoint)
+        loaded = load_model(checkpoint)
+        theirs, ours = loaded.config.to_dict(), self.language_model.config.to_dict()
+        for name in ours:
+            if theirs[name] != ours[name]:
+                error = f"{checkpoint} is of another model: its {name} is {theirs[name]!r}"
+                stop_together(ValueError(f"{error}, that of the run {ours[name]!r}"))
+        own = self.language_model.state_dict()
+        for name, value in loaded.state_dict().items():
+            set_whole(own[name], value)
         if self.arguments.carry_state:
-            path = Path(resume_from_checkpoint) / checkpoints.MEMORY_FILE
             rows = part_rows(self.args, self.arguments.batch_size)
+            path = checkpoint / checkpoints.MEMORY_FILE
             self._with_loss.memory = load_memory(path, rows, self.args.device)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            path = Path(checkpoint) / checkpoints.OPTIMIZER_FILE
-            checkpoints.load_optimizer(path, self.language_model, self.optimizer)
+            checkpoints.load_optimizer(Path(checkpoint), self.language_model, self.optimizer)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -282,39 +323,6 @@ def part_rows(args: TrainingArguments, batch_size: int) -> list[range]:
     return [range(start, start + size) for start in starts]
 
 
-class _WithLoss(nn.Module):
-    """The model and its loss as one module, as DDP wants it.
-
-    It also keeps the model's `config` out of sight: the Trainer would write into it. And it keeps
-    the memory after each part of a batch, where the same part of the next batch goes on from it.
-    """
-
-    def __init__(
-        self, language_model: XLSTMLanguageModel, parts: int = 1, z_loss: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.language_model = language_model
-        self.z_loss = z_loss
-        self.memory: list[Any] = [None] * parts
-
-    def forward(
-        self,
-        inputs: torch.Tensor,
-        targets: torch.Tensor,
-        reset: torch.Tensor,
-        carried_part: int | None = None,
-    ) -> dict[str, torch.Tensor]:
-        state = None if carried_part is None else self.memory[carried_part]
-        logits, after = self.language_model(inputs, state, reset=reset)
-        if carried_part is not None:
-            self.memory[carried_part] = tree_map(torch.Tensor.detach, after)
-        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        if self.z_loss and self.training:
-            penalty = self.z_loss * logits.logsumexp(-1).square().mean()
-            loss = loss + (penalty - penalty.detach())  # its gradient; what is reported stays
-        return {"loss": loss}
-
-
 class _Batches:
     """The parts of batches this process computes, in order, without an end."""
 
@@ -347,12 +355,16 @@ class _Schedule(TrainerCallback):
             guard.memory = state.stateful_callbacks.setdefault("SpikeGuard", guard.memory)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.writer.poll()
         self._trainer.step_began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         arguments = self._trainer.arguments
         last = state.global_step == arguments.steps
-        stop = self._trainer.stop_requested
+        # Ctrl-C need not come to all processes in the same step, but all must stop after the same.
+        stop = any(gather(self._trainer.stop_requested))
+        if stop:
+            self._trainer.stop_requested = True
         control.should_evaluate = last or state.global_step % arguments.eval_every == 0
         control.should_save = last or stop or state.global_step % arguments.save_every == 0
         control.should_training_stop = last or stop

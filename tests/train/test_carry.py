@@ -19,8 +19,9 @@ from exlstm.testing import assert_agrees
 from exlstm.train import TrainArguments, train
 from exlstm.train.carried import gathered, load_memory
 from exlstm.train.corpus import open_corpus
+from exlstm.train.loss import WithLoss
 from exlstm.train.metrics import read_metrics
-from exlstm.train.trainer import LanguageModelTrainer, _WithLoss
+from exlstm.train.trainer import LanguageModelTrainer
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_two_steps_are_one_of_twice_the_length(tmp_path):
     lanes = Lanes(file, context=16, seed=0, lanes=3)
     torch.manual_seed(0)
     config = XLSTMConfig(vocab_size=257, d_model=16, pattern="msMS", num_heads=2)
-    module = _WithLoss(XLSTMLanguageModel(config).double())
+    module = WithLoss(XLSTMLanguageModel(config).double())
     first, second = (lanes.batch(range(n, n + 3)) for n in (0, 3))
     double = cut(file, [lanes.start(n) for n in (0, 1, 2)], 2 * 16)
     assert double["inputs"].shape == (3, 32)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from exlstm.data import ByteTokenizer, Document, Windows, write_token_files
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
 from exlstm.testing import assert_agrees, assert_as_accurate
-from exlstm.train.trainer import _WithLoss
+from exlstm.train.loss import WithLoss
 
 SAMPLES = {16: range(20), 150: range(5)}
 """Rows by context."""
@@ -60,7 +60,7 @@ def with_gradients(model, loss):
 
 def packed(model, windows, samples):
     """As a step of the trainer."""
-    return with_gradients(model, _WithLoss(model)(**windows.batch(samples))["loss"])
+    return with_gradients(model, WithLoss(model)(**windows.batch(samples))["loss"])
 
 
 def one_by_one(model, windows, samples):

@@ -23,11 +23,11 @@ MOMENTS = {
     "before the index of the tokens": ("exlstm.data.token_file", "write_split", 2),
     "before the manifest of the tokens": ("exlstm.data.token_file", "write_manifest", 1),
     "before the first checkpoint": ("exlstm.train.trainer", "LanguageModelTrainer.log", 3),
-    "writing the first checkpoint": ("exlstm.train.checkpoint", "save_optimizer", 1),
-    "before the second is renamed": ("exlstm.train.checkpoint", "_sync", 15),
+    "writing the first checkpoint": ("exlstm.train.checkpoint", "write_file", 2),
+    "before the second is renamed": ("exlstm.train.checkpoint", "_sync", 17),
     "between checkpoints": ("exlstm.train.trainer", "LanguageModelTrainer._get_grad_norm", 7),
     "removing the old checkpoint": ("exlstm.train.checkpoint", "shutil.rmtree", 1),
-    "writing the last checkpoint": ("exlstm.train.checkpoint", "save_random", 3),
+    "writing the last checkpoint": ("exlstm.train.checkpoint", "write_file", 9),
     "drawing the curve": ("exlstm.train.run", "draw_curve", 1),
 }
 

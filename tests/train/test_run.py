@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +14,11 @@ from torch.nn import functional as F
 from exlstm.data import Windows, fixed_windows, load_tokenizer, open_token_file
 from exlstm.data.atomic import locked
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel, load_model
-from exlstm.train import TrainArguments, train
+from exlstm.train import train
+from exlstm.train.loss import WithLoss
 from exlstm.train.metrics import read_metrics
 from exlstm.train.run_folder import resumed_arguments
-from exlstm.train.trainer import LanguageModelTrainer, _WithLoss
+from exlstm.train.trainer import LanguageModelTrainer
 
 
 def loss_of(model, tokens):
@@ -143,15 +143,15 @@ def test_a_step_that_is_not_finite_stops_the_run_unapplied(small, monkeypatch, w
             return {"loss": result + zero.sqrt()}
         return {"loss": result}
 
-    forward = _WithLoss.forward
-    monkeypatch.setattr(_WithLoss, "forward", loss)
+    forward = WithLoss.forward
+    monkeypatch.setattr(WithLoss, "forward", loss)
     with pytest.raises(FloatingPointError, match=f"the {what} is .* at step 6, .*-000004"):
         train(arguments)
     (checkpoint,) = arguments.out.glob("checkpoint-*")
     assert checkpoint.name == "checkpoint-000004"
     assert all(torch.isfinite(value).all() for value in load_model(checkpoint).parameters())
     assert [line["step"] for line in read_metrics(arguments.out / "metrics.jsonl")][-1] == 5
-    monkeypatch.setattr(_WithLoss, "forward", forward)
+    monkeypatch.setattr(WithLoss, "forward", forward)
     assert train(resumed_arguments(arguments.out)).steps == 10
 
 
@@ -235,7 +235,7 @@ def test_a_mistake_leaves_a_folder_that_can_be_used(small, changes, message):
 
 def test_fsdp_is_refused(small, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="ACCELERATE_USE_FSDP: FSDP is not supported, on a CPU"):
+    with pytest.raises(ValueError, match="ACCELERATE_USE_FSDP: accelerate's FSDP is not"):
         train(small())
 
 
@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_one_line(small):
     path.rename(arguments.out / "gone")
     optimizer = arguments.out / "checkpoint-000008" / "optimizer.safetensors"
     optimizer.write_bytes(optimizer.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"000008/optimizer.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"000008/optimizer.safetensors is damaged"):
         train(replace(arguments, resume=True))
 
 
@@ -266,36 +266,3 @@ def test_importing_the_package_does_not_load_the_engine():
     code = "import exlstm.train, exlstm.cli, sys; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-
-
-def one_of_two(rank, port, arguments):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
-    train(TrainArguments.from_dict(arguments))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_compute_what_one_does(small, processes):
-    changes = {"dropout": 0.0, "batch_size": 4, "steps": 5}
-    one, two = small(**changes), small(**changes)
-    two = replace(two, out=two.out.with_name("two"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        processes.Process(target=one_of_two, args=(rank, port, two.to_dict())) for rank in (0, 1)
-    ]
-    for process in ranks:
-        process.start()
-    result = train(one)
-    for process in ranks:
-        process.join()
-    assert [process.exitcode for process in ranks] == [0, 0]
-    lines = read_metrics(two.out / "metrics.jsonl")
-    for line, expected in zip(lines, read_metrics(result.metrics), strict=True):
-        assert line.keys() == expected.keys()
-        for name in line.keys() & {"loss", "grad_norm", "validation_loss"}:
-            assert line[name] == pytest.approx(expected[name], rel=1e-5)

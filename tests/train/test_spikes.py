@@ -11,10 +11,11 @@ import torch
 
 from exlstm.models import load_model
 from exlstm.train import TrainArguments, spikes, train
+from exlstm.train.loss import WithLoss
 from exlstm.train.metrics import read_metrics
 from exlstm.train.run_folder import resumed_arguments
 from exlstm.train.spikes import WINDOW, SpikeGuard
-from exlstm.train.trainer import LanguageModelTrainer, _WithLoss
+from exlstm.train.trainer import LanguageModelTrainer
 
 
 def filled(factor=4.0):
@@ -68,7 +69,7 @@ def spoil(monkeypatch):
     monkeypatch.setattr(spikes, "WINDOW", 3)
 
     def spoiled(steps, factor, what="gradient"):
-        step_of, forward = LanguageModelTrainer.training_step, _WithLoss.forward
+        step_of, forward = LanguageModelTrainer.training_step, WithLoss.forward
         now = [0]
 
         def training_step(self, model, inputs, *rest):
@@ -84,7 +85,7 @@ def spoil(monkeypatch):
             return {"loss": loss * factor if what == "loss" and now[0] in steps else loss}
 
         monkeypatch.setattr(LanguageModelTrainer, "training_step", training_step)
-        monkeypatch.setattr(_WithLoss, "forward", with_loss)
+        monkeypatch.setattr(WithLoss, "forward", with_loss)
 
     return spoiled
 
@@ -195,14 +196,14 @@ def one_of_two(rank, port, arguments):
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
-    forward, calls = _WithLoss.forward, iter(range(1, 1000))
+    forward, calls = WithLoss.forward, iter(range(1, 1000))
 
     def with_loss(self, *args, **kwargs):
         loss = forward(self, *args, **kwargs)["loss"]
         spoiled = rank == 1 and self.training and next(calls) == 3
         return {"loss": loss + math.nan if spoiled else loss}
 
-    _WithLoss.forward = with_loss
+    WithLoss.forward = with_loss
     train(TrainArguments.from_dict(arguments))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -11,8 +11,8 @@ from exlstm.models import XLSTMConfig, XLSTMLanguageModel
 from exlstm.testing import TOLERANCES
 from exlstm.train import train
 from exlstm.train.checkpoint import read_tensors
+from exlstm.train.loss import WithLoss
 from exlstm.train.metrics import read_metrics
-from exlstm.train.trainer import _WithLoss
 
 
 def losses(result):
@@ -39,7 +39,7 @@ def test_the_z_loss_adds_its_gradient_and_not_its_value():
     log_z = logits.exp().sum(-1).log()
     wanted = torch.autograd.grad(cross_entropy + 0.3 * (log_z**2).mean(), parameters)
 
-    plain, penalised = _WithLoss(model), _WithLoss(model, z_loss=0.3)
+    plain, penalised = WithLoss(model), WithLoss(model, z_loss=0.3)
     assert torch.equal(penalised(*batch)["loss"], plain(*batch)["loss"])
     found = torch.autograd.grad(penalised(*batch)["loss"], parameters)
     for one, other in zip(found, wanted, strict=True):

@@ -1,0 +1,104 @@
+"""Runs of several processes that talk by gloo, as under torchrun, without the time it takes."""
+
+import contextlib
+import importlib
+import io
+import os
+import signal
+import socket
+import sys
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import torch
+
+from exlstm.cli import main
+from exlstm.train import run
+
+
+def launch(context, argv, num_processes=2, victim=None):
+    """Start `exlstm` with these arguments in several processes and return them.
+
+    `victim` is a process, a function and which call of it: that process kills itself before. With
+    an action as a fourth, it does that instead. What process N says is in N.err beside the run.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(num_processes):
+        own = victim[1:] if victim is not None and victim[0] == rank else None
+        process = context.Process(target=_one, args=(rank, num_processes, port, argv, own))
+        process.start()
+        started.append(process)
+    return started
+
+
+def finish(processes):
+    """Wait for all; once one has died by a signal, kill the others. Return the exit codes."""
+    left = list(processes)
+    while left:
+        wait([process.sentinel for process in left])
+        left = [process for process in left if process.exitcode is None]
+        if any((process.exitcode or 0) < 0 for process in processes):
+            for process in left:
+                process.kill()
+    return [process.exitcode for process in processes]
+
+
+def command(arguments, **changes):
+    """The command line of a run."""
+    argv = ["train"]
+    for name, value in {**arguments, **changes}.items():
+        if value not in (None, False):
+            argv += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return argv
+
+
+def wait_for_step(out, step, processes):
+    path = out / "metrics.jsonl"
+    while not (path.exists() and path.read_text().count("\n") >= step):
+        assert all(process.is_alive() for process in processes)
+        time.sleep(0.001)
+
+
+def _one(rank, num_processes, port, argv, victim):
+    if num_processes > 1:
+        os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_processes),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        )  # fmt: skip
+    run._FSDP_ON_CPU = True
+    if victim is not None:
+        place, *action = victim
+        before_call(*place, *(action or [kill]))
+    said = Path(argv[argv.index("--out") + 1]).parent / f"{rank}.err"
+    with said.open("w") as file, contextlib.redirect_stderr(file):
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = main(argv)
+        if code == 0 and torch.distributed.is_initialized():
+            with contextlib.suppress(RuntimeError):  # process 0 has gone with its error
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
+    sys.exit(code)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before_call(module, name, call, action):
+    """Do something before the `call`-th call of a function."""
+    *owner_names, name = name.split(".")
+    owner = importlib.import_module(module)
+    for part in owner_names:
+        owner = getattr(owner, part)
+    original, calls = getattr(owner, name), iter(range(1, 1_000_000))
+
+    def patched(*args, **kwargs):
+        if next(calls) == call:
+            action()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, patched)
