@@ -67,7 +67,7 @@ def _one(rank, num_processes, port, argv, victim):
     if num_processes > 1:
         os.environ.update(
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_processes),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
         )  # fmt: skip
     run._FSDP_ON_CPU = True
     if victim is not None:

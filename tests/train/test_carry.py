@@ -100,7 +100,7 @@ def test_a_damaged_memory_is_refused(carried):
         shutil.rmtree(arguments.out / f"checkpoint-{step}")
     memory = arguments.out / "checkpoint-000004" / "memory.safetensors"
     memory.write_bytes(memory.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"000004/memory.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"000004/memory.safetensors is damaged"):
         train(replace(arguments, resume=True))
 
 
