@@ -210,5 +210,7 @@ def test_fsdp_on_a_cpu_is_refused(small):
     with pytest.raises(ValueError, match="sharding: fsdp is not possible on a CPU, it must be ddp"):
         train(arguments)
     assert not arguments.out.exists()
-    with pytest.raises(ValueError, match="sharding: zero is not possible, it must be one of ddp, fsdp"):
+    with pytest.raises(
+        ValueError, match="sharding: zero is not possible, it must be one of ddp, fsdp"
+    ):
         train(replace(arguments, sharding="zero"))

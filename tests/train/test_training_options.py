@@ -104,6 +104,15 @@ def test_a_compiled_run_computes_the_same(small):
         ({"z_loss": -1.0}, "z_loss: -1.0 is not possible, it must be 0 or a positive number"),
         ({"precision": "float16"}, "precision: float16 is not .* one of float32, bfloat16"),
         ({"activation_checkpointing": "all"}, "activation_checkpointing: all is .* none, cheap"),
+        ({"compile": True, "sharding": "fsdp"}, "compile: True is .* off with --sharding fsdp"),
+        (
+            {"carry_state": True, "spike_factor": 2.0},
+            "carry_state: True is .* off with --ramp-from",
+        ),
+        (
+            {"carry_state": True, "batch_size": 4, "ramp_from": 1, "ramp_steps": 2},
+            "carry_state: True is not possible, it must be off with --ramp-from or --spike-factor",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(small, changes, message):
