@@ -83,7 +83,7 @@ def slstm(
         check_shapes("slstm state", sizes, dtype, **parts)
 
     with torch.autocast(x.device.type, enabled=False):
-        h, end = run(x.to(dtype), r.to(dtype), start, mask, reset, forget_gate)
+        h, end = run(x, r, start, mask, reset, forget_gate)
         if mask is not None:
             h = h.masked_fill(~mask[..., None, None], 0.0)
         return h.to(x.dtype), end
