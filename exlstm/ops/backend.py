@@ -74,17 +74,18 @@ def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
 
 
 def _widened(run: Callable[..., Any]) -> Callable[..., Any]:
-    """An implementation that computes in the dtype of what it is given, on tensors made as wide."""
+    """An implementation that computes in one dtype, given tensors of any."""
 
-    def run_wide(*tensors_and_more: Any) -> Any:
-        return run(*map(_wide, tensors_and_more))
+    def widened(*arguments: Any) -> Any:
+        return run(*map(_wide, arguments))
 
-    return run_wide
+    return widened
 
 
-def _wide(value: Any) -> Any:
-    is_narrow = isinstance(value, Tensor) and value.is_floating_point()
-    return value.to(compute_dtype(value)) if is_narrow else value
+def _wide(argument: Any) -> Any:
+    if isinstance(argument, Tensor) and argument.is_floating_point():
+        return argument.to(compute_dtype(argument))
+    return argument
 
 
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {

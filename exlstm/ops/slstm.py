@@ -56,7 +56,8 @@ def slstm(
 
     Numerics:
         Any finite gate value is safe, values and gradients. Computed in float32 (float64 for
-        float64 inputs) whatever the input dtype.
+        float64 inputs) whatever the input dtype; only the backend "triton" rounds what enters a
+        recurrent product, the h before a step, to the dtype of `x`.
 
     Example:
         >>> x, r = torch.randn(2, 10, 4, 4, 8), torch.randn(4, 8, 4, 8) / 8

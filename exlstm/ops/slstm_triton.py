@@ -85,14 +85,16 @@ class _SLSTM(torch.autograd.Function):
 @torch.library.impl("exlstm::slstm_triton_forward", ("cpu", "cuda"))
 def _forward(*arguments):
     outputs = _forward_fake(*arguments)
-    _launch().forward(*arguments, outputs)
+    with torch.cuda.device_of(outputs[0]):  # Triton takes the current device, not the tensors'
+        _launch().forward(*arguments, outputs)
     return outputs
 
 
 @torch.library.impl("exlstm::slstm_triton_backward", ("cpu", "cuda"))
 def _backward(*arguments):
     gradients = _backward_fake(*arguments)
-    _launch().backward(*arguments, gradients)
+    with torch.cuda.device_of(gradients[0]):
+        _launch().backward(*arguments, gradients)
     return gradients
 
 

@@ -59,14 +59,16 @@ def forward(
             now_c = tl.where(empty, 0.0, now_c)
             now_n = tl.where(empty, 0.0, now_n)
             now_m = tl.where(empty, LOWEST, now_m)
-        i = tl.load(x + x_at, real, 0.0).to(tl.float32)
-        f = tl.load(x + x_g + x_at, real, 0.0).to(tl.float32)
-        z = tl.load(x + 2 * x_g + x_at, real, 0.0).to(tl.float32)
-        o = tl.load(x + 3 * x_g + x_at, real, 0.0).to(tl.float32)
-        i += tl.dot(now_h, r_i, input_precision="ieee")
-        f += tl.dot(now_h, r_f, input_precision="ieee")
-        z += tl.dot(now_h, r_z, input_precision="ieee")
-        o += tl.dot(now_h, r_o, input_precision="ieee")
+        # Not `x + dot`, which Triton makes a dot that starts from x: then each product added to a
+        # large x is rounded as that is.
+        minus_i = -tl.load(x + x_at, real, 0.0).to(tl.float32)
+        minus_f = -tl.load(x + x_at + x_g, real, 0.0).to(tl.float32)
+        minus_z = -tl.load(x + x_at + 2 * x_g, real, 0.0).to(tl.float32)
+        minus_o = -tl.load(x + x_at + 3 * x_g, real, 0.0).to(tl.float32)
+        i = tl.dot(now_h, r_i, input_precision="ieee") - minus_i
+        f = tl.dot(now_h, r_f, input_precision="ieee") - minus_f
+        z = tl.dot(now_h, r_z, input_precision="ieee") - minus_z
+        o = tl.dot(now_h, r_o, input_precision="ieee") - minus_o
         if gates is not None:
             store_two(cells + two, real_two, now_c, now_n)
         new_h, new_c, new_n, new_m, lead, slope_f, z, o = step(

@@ -50,10 +50,8 @@ def forward(
             live = tl.load(mask + row * T + t, real, 0) != 0
         for first in range(0, V, CELLS):
             here = real & (first + cell < V)
-            i = tl.load(x + x_at + first + cell, here, 0.0).to(tl.float32)
-            f = tl.load(x + x_at + x_g + first + cell, here, 0.0).to(tl.float32)
-            z = tl.load(x + x_at + 2 * x_g + first + cell, here, 0.0).to(tl.float32)
-            o = tl.load(x + x_at + 3 * x_g + first + cell, here, 0.0).to(tl.float32)
+            i = tl.zeros([ROWS, CELLS], tl.float32)
+            f, z, o = i, i, i
             for k in tl.range(0, V, CELLS, num_stages=STAGES):
                 part = tl.load(h_before + k + cell, real & (k + cell < V), 0.0)
                 if reset is not None:
@@ -64,6 +62,12 @@ def forward(
                 f = tl.dot(part, tl.load(weights + V, inside, 0.0), f, input_precision="ieee")
                 z = tl.dot(part, tl.load(weights + 2 * V, inside, 0.0), z, input_precision="ieee")
                 o = tl.dot(part, tl.load(weights + 3 * V, inside, 0.0), o, input_precision="ieee")
+            # x last: products added one by one to a large x would each be rounded as it is.
+            raw = x + x_at + first + cell
+            i += tl.load(raw, here, 0.0).to(tl.float32)
+            f += tl.load(raw + x_g, here, 0.0).to(tl.float32)
+            z += tl.load(raw + 2 * x_g, here, 0.0).to(tl.float32)
+            o += tl.load(raw + 3 * x_g, here, 0.0).to(tl.float32)
             old_c = tl.load(c_before + first + cell, here, 0.0)
             old_n = tl.load(n_before + first + cell, here, 0.0)
             old_m = tl.load(m_before + first + cell, here, 0.0)
