@@ -1,4 +1,4 @@
-"""The sLSTM by Triton kernels, for GPUs: two registered ops, each one kernel with the time loop in it.
+"""The sLSTM by Triton kernels, for GPUs: two registered ops, each a kernel with the time loop.
 
 x and r come in their own dtype. What enters a recurrent product, the h before a step or the
 gradient of its pre-activations, is rounded to that of x; sums, states and gates are float32. The h

@@ -48,7 +48,11 @@ def forward(
     now_n = tl.load(n0 + at, real, 0.0)
     now_m = tl.load(m0 + at, real, 0.0)
     first = (row * T * H + head) * V
-    every, two, four = first + cell, tl.arange(0, 2 * CELLS)[None, :], tl.arange(0, 4 * CELLS)[None, :]
+    every, two, four = (
+        first + cell,
+        tl.arange(0, 2 * CELLS)[None, :],
+        tl.arange(0, 4 * CELLS)[None, :],
+    )
     real_two, real_four = (row < B) & (two < 2 * V), (row < B) & (four < 4 * V)
     two, four = 2 * first + two, 4 * first + four
     x_at = row * x_b + head * x_h + cell
@@ -120,7 +124,11 @@ def backward(
     d_n = tl.load(dn_last + at, real, 0.0)
     d_m = tl.load(dm_last + at, real, 0.0)
     first = (row * T * H + head) * V
-    every, two, four = first + cell, tl.arange(0, 2 * CELLS)[None, :], tl.arange(0, 4 * CELLS)[None, :]
+    every, two, four = (
+        first + cell,
+        tl.arange(0, 2 * CELLS)[None, :],
+        tl.arange(0, 4 * CELLS)[None, :],
+    )
     real_two, real_four = (row < B) & (two < 2 * V), (row < B) & (four < 4 * V)
     two, four = 2 * first + two, 4 * first + four
     dx_at = row * dx_b + head * dx_h + (gate * dx_g + after)[None, :]

@@ -130,7 +130,12 @@ def backward(
     gates += end * 4 * H * V
     cells += end * 2 * H * V
     # Where the gradients of the states after a step are.
-    h_after, c_after, n_after, m_after = dh_last + last, dc_last + last, dn_last + last, dm_last + last
+    h_after, c_after, n_after, m_after = (
+        dh_last + last,
+        dc_last + last,
+        dn_last + last,
+        dm_last + last,
+    )
     for back in range(T):
         t = T - 1 - back
         if reset is not None:

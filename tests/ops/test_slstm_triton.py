@@ -5,7 +5,6 @@ By name it runs float32 only there: products of bfloat16 are wrong in Triton's i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -46,13 +45,13 @@ WIDE = (
 
 
 @pytest.fixture(params=["on chip", "streamed"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which kernels run: as on a GPU where a head's weights fit, and as on one where not."""
     from exlstm.ops import slstm_triton_launch
 
     room = 2**30 if request.param == "on chip" else 0
     monkeypatch.setattr(slstm_triton_launch, "_shared_memory", lambda device: room)
-    yield request.param
+    return request.param
 
 
 def as_accurate(inputs: dict[str, Any]) -> Results:
