@@ -15,6 +15,8 @@ imported at the first call: `torch.library.triton_op` would import it here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -83,7 +85,7 @@ class _SLSTM(torch.autograd.Function):
 
 
 @torch.library.impl("exlstm::slstm_triton_forward", ("cpu", "cuda"))
-def _forward(*arguments):
+def _forward(*arguments: Any):
     outputs = _forward_fake(*arguments)
     with torch.cuda.device_of(outputs[0]):  # Triton takes the current device, not the tensors'
         _launch().forward(*arguments, outputs)
@@ -91,14 +93,14 @@ def _forward(*arguments):
 
 
 @torch.library.impl("exlstm::slstm_triton_backward", ("cpu", "cuda"))
-def _backward(*arguments):
+def _backward(*arguments: Any):
     gradients = _backward_fake(*arguments)
     with torch.cuda.device_of(gradients[0]):
         _launch().backward(*arguments, gradients)
     return gradients
 
 
-def _launch():
+def _launch() -> Any:
     """The module that has Triton: it is imported at the first call."""
     from exlstm.ops import slstm_triton_launch
 

@@ -3,7 +3,7 @@
 The formulas are those of `slstm_reference.py` and `slstm_sequential.py`, in float32. `tl.exp` alone
 is taken from the hardware: its tanh has 11 bits, and 1 + exp(-f) loses a large f.
 """
-# pyright: basic
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Imports Triton: it is imported at the first call of one of the ops in `slstm_triton.py`.
 """
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ _forward_streamed, _backward_streamed = _streamed(streamed.forward), _streamed(s
 
 def padded(cells: int) -> int:
     """The cells of a tile that holds a whole head."""
-    return max(16, triton.next_power_of_2(cells))
+    return max(16, 1 << (cells - 1).bit_length())
 
 
 def fits_on_chip(cells: int, dtype: torch.dtype, shared_memory: int) -> bool:

@@ -3,7 +3,7 @@
 A program is some batch rows of one head. It reads the head's recurrent weights once and runs the
 whole time loop alone, its states in registers. The tensors are those of `slstm_triton.py`.
 """
-# pyright: basic
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ head's cells. From tile to tile and step to step h, c, n and m, or their gradien
 global memory. Nobody else reads or writes these rows, so a barrier of the program's threads is all
 that a reader has to wait for. The tensors are those of `slstm_triton.py`.
 """
-# pyright: basic
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
