@@ -20,6 +20,7 @@ from torch import Tensor
 from exlstm.ops import head_norm_native, linear_onednn, native
 from exlstm.ops.block_linear_native import block_linear_native
 from exlstm.ops.block_linear_reference import block_linear_reference
+from exlstm.ops.checks import compute_dtype
 from exlstm.ops.conv_native import conv_native
 from exlstm.ops.conv_reference import conv_reference
 from exlstm.ops.head_norm_reference import head_norm_reference
@@ -31,6 +32,8 @@ from exlstm.ops.slstm_native import slstm_native
 from exlstm.ops.slstm_reference import slstm_recurrent
 from exlstm.ops.slstm_scan import slstm_scan
 from exlstm.ops.slstm_sequential import slstm_sequential
+from exlstm.ops.slstm_triton import slstm_triton
+from exlstm.ops.triton_support import interpreter_yields, triton_problem
 
 PARALLEL_LIMIT = 4 * 2**30
 """Bytes of a T x T matrix above which the parallel form is refused: it would exhaust memory."""
@@ -70,6 +73,21 @@ def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
     return f"its {time} x {time} matrices need {size / 2**30:.1f} GiB each; 'chunkwise' does not"
 
 
+def _widened(run: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation that computes in one dtype, given tensors of any."""
+
+    def widened(*arguments: Any) -> Any:
+        return run(*map(_wide, arguments))
+
+    return widened
+
+
+def _wide(argument: Any) -> Any:
+    if isinstance(argument, Tensor) and argument.is_floating_point():
+        return argument.to(compute_dtype(argument))
+    return argument
+
+
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "mlstm": (
         Implementation("native", mlstm_native, native.refuse),
@@ -79,10 +97,11 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
         Implementation("scan", mlstm_scan),
     ),
     "slstm": (
-        Implementation("native", slstm_native, native.refuse),
-        Implementation("sequential", slstm_sequential),
-        Implementation("reference", slstm_recurrent),
-        Implementation("scan", slstm_scan),
+        Implementation("native", _widened(slstm_native), native.refuse),
+        Implementation("triton", slstm_triton, triton_problem, interpreter_yields),
+        Implementation("sequential", _widened(slstm_sequential)),
+        Implementation("reference", _widened(slstm_recurrent)),
+        Implementation("scan", _widened(slstm_scan)),
     ),
     "causal_conv1d": (
         Implementation("native", conv_native, native.refuse),
@@ -120,7 +139,7 @@ def backends(op: str) -> tuple[str, ...]:
 
     Example:
         >>> backends("slstm")
-        ('native', 'sequential', 'reference', 'scan')
+        ('native', 'triton', 'sequential', 'reference', 'scan')
     """
     return tuple(implementation.name for implementation in _implementations(op))
 
@@ -220,11 +239,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
             continue
         # A compiled call costs little whoever runs it, and a question about sizes would be a guard:
         # a graph for each answer, and no export with a size left open.
-        if (
-            backend is None
-            and not torch.compiler.is_compiling()
-            and implementation.yields(*tensors)
-        ):
+        asks = not torch.compiler.is_compiling() or implementation.yields is interpreter_yields
+        if backend is None and asks and implementation.yields(*tensors):
             continue
         reason = implementation.refuse(*tensors)
         if reason is None:

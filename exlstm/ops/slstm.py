@@ -58,7 +58,8 @@ def slstm(
 
     Numerics:
         Any finite gate value is safe, values and gradients. Computed in float32 (float64 for
-        float64 inputs) whatever the input dtype.
+        float64 inputs) whatever the input dtype; only the backend "triton" rounds what enters a
+        recurrent product, the h before a step, to the dtype of `x`.
 
     Example:
         >>> x, r = torch.randn(2, 10, 4, 4, 8), torch.randn(4, 8, 4, 8) / 8
@@ -90,7 +91,7 @@ def slstm(
         check_shapes("slstm state", sizes, dtype, **parts)
 
     with torch.autocast(x.device.type, enabled=False):
-        h, end = run(x.to(dtype), r.to(dtype), start, mask, reset, forget_gate)
+        h, end = run(x, r, start, mask, reset, forget_gate)
         if mask is not None:
             h = h.masked_fill(~mask[..., None, None], 0.0)
         return h.to(x.dtype), end

@@ -302,7 +302,9 @@ def test_dtypes_of_outputs_and_states(
         assert {part.dtype for part in ([last] if isinstance(last, Tensor) else last)} == {wide}
 
 
-@pytest.mark.parametrize(("op", "backend"), [(op, name) for op in OPS for name in backends(op)])
+@pytest.mark.parametrize(
+    ("op", "backend"), [(op, name) for op in OPS for name in backends(op) if name != "triton"]
+)
 @pytest.mark.parametrize("time", [1, 5])
 def test_final_states_are_tensors_of_their_own(op: str, backend: str, time: int) -> None:
     """Not views of larger ones, which would stay in memory and cannot be detached in place."""

@@ -56,7 +56,7 @@ def able(op: str) -> Iterator[Any]:
     tensors = [torch.zeros(shape, dtype=CALLS[op].dtype) for shape in CALLS[op].shapes]
     for backend in backends(op):
         reason = explain(op, *tensors)[backend]
-        missing = backend == "native" and native.library() is None
+        missing = backend == "triton" or (backend == "native" and native.library() is None)
         yield pytest.param(op, backend, marks=pytest.mark.skipif(missing, reason=reason))
 
 
