@@ -20,6 +20,7 @@ from torch import Tensor
 from exlstm.ops import head_norm_native, linear_onednn, native
 from exlstm.ops.block_linear_native import block_linear_native
 from exlstm.ops.block_linear_reference import block_linear_reference
+from exlstm.ops.checks import compute_dtype
 from exlstm.ops.conv_native import conv_native
 from exlstm.ops.conv_reference import conv_reference
 from exlstm.ops.head_norm_reference import head_norm_reference
@@ -27,10 +28,12 @@ from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
 from exlstm.ops.mlstm_scan import mlstm_scan
+from exlstm.ops.mlstm_triton import mlstm_triton
 from exlstm.ops.slstm_native import slstm_native
 from exlstm.ops.slstm_reference import slstm_recurrent
 from exlstm.ops.slstm_scan import slstm_scan
 from exlstm.ops.slstm_sequential import slstm_sequential
+from exlstm.ops.triton_support import interpreter_yields, triton_problem
 
 PARALLEL_LIMIT = 4 * 2**30
 """Bytes of a T x T matrix above which the parallel form is refused: it would exhaust memory."""
@@ -70,13 +73,24 @@ def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
     return f"its {time} x {time} matrices need {size / 2**30:.1f} GiB each; 'chunkwise' does not"
 
 
+def _widened(run: Callable[..., Any]) -> Callable[..., Any]:
+    """An mLSTM that computes in one dtype, given q, k and v in any."""
+
+    def widened(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Any:
+        dtype = compute_dtype(v)
+        return run(q.to(dtype), k.to(dtype), v.to(dtype), *rest)
+
+    return widened
+
+
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "mlstm": (
-        Implementation("native", mlstm_native, native.refuse),
-        Implementation("chunkwise", mlstm_chunkwise),
-        Implementation("parallel", mlstm_parallel, _refuse_large),
-        Implementation("reference", mlstm_recurrent),
-        Implementation("scan", mlstm_scan),
+        Implementation("triton", mlstm_triton, triton_problem, interpreter_yields),
+        Implementation("native", _widened(mlstm_native), native.refuse),
+        Implementation("chunkwise", _widened(mlstm_chunkwise)),
+        Implementation("parallel", _widened(mlstm_parallel), _refuse_large),
+        Implementation("reference", _widened(mlstm_recurrent)),
+        Implementation("scan", _widened(mlstm_scan)),
     ),
     "slstm": (
         Implementation("native", slstm_native, native.refuse),

@@ -1,0 +1,54 @@
+"""Whether Triton's kernels can run here. Triton itself is not imported before one of them does."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+LEAST_CAPABILITY = (8, 0)
+
+
+def triton_problem(*tensors: Tensor) -> str | None:
+    """Why Triton cannot run an op on these tensors, or `None` if it can.
+
+    With `TRITON_INTERPRET=1` in the environment it runs on the CPU too, in Python: for tests.
+    """
+    if not _installed():
+        return "triton is not installed"
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return "it is for float32 and narrower, not float64"
+        if interprets():
+            # Its products of bfloat16 are wrong by orders of magnitude, without a word.
+            if tensor.dtype != torch.float32:
+                return f"under TRITON_INTERPRET=1 it is for float32, not {tensor.dtype}"
+        elif tensor.device.type != "cuda":
+            return f"it is for CUDA, not {tensor.device.type}"
+        elif _capability(tensor.device) < LEAST_CAPABILITY:
+            major, minor = _capability(tensor.device)
+            return f"it needs compute capability 8.0, this GPU has {major}.{minor}"
+    return None
+
+
+def interpreter_yields(*tensors: Tensor) -> str | None:
+    """Why any other backend comes before Triton, or `None` if it should run."""
+    return "TRITON_INTERPRET=1 is for tests: it runs by name only" if interprets() else None
+
+
+def interprets() -> bool:
+    """Whether kernels run in Python, on any device."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
