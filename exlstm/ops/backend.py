@@ -234,11 +234,8 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
             continue
         # A compiled call costs little whoever runs it, and a question about sizes would be a guard:
         # a graph for each answer, and no export with a size left open.
-        if (
-            backend is None
-            and not torch.compiler.is_compiling()
-            and implementation.yields(*tensors)
-        ):
+        asks = not torch.compiler.is_compiling() or implementation.yields is interpreter_yields
+        if backend is None and asks and implementation.yields(*tensors):
             continue
         reason = implementation.refuse(*tensors)
         if reason is None:

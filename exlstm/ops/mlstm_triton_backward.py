@@ -54,19 +54,19 @@ def load_rows(
     inverses, d_denominators, stabilisers, row, start, T,
     NORMALISED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Of each step of a tile: 1 / max, d den, and m."""
+    """Of each step of a tile: 1 / max, d den, and m; past the end m is infinite, all weights 0."""
     t = start + tl.arange(0, TILE)
     if NORMALISED:
         return (
             tl.load(inverses + row + t, mask=t < T, other=0.0),
             tl.load(d_denominators + row + t, mask=t < T, other=0.0),
-            tl.load(stabilisers + row + t, mask=t < T, other=0.0),
+            tl.load(stabilisers + row + t, mask=t < T, other=float("inf")),
         )
     else:
         return (
             tl.full((TILE,), 1.0, tl.float32),
             tl.zeros((TILE,), tl.float32),
-            tl.zeros((TILE,), tl.float32),
+            tl.where(t < T, 0.0, float("inf")),
         )
 
 
@@ -112,9 +112,9 @@ def memory_gradients_kernel(
         if NORMALISED:
             at_m = tile_m + head * (tiles + 1) + here // TILE
             m_here = tl.load(at_m)
-            prefix += m_here - m
+            prefix += m_here
             through += m_here - tl.load(at_m + 1)
-        from_start = tl.where(t < T, tl.exp(prefix), 0.0) * scale
+        from_start = tl.exp(prefix - m) * scale
         decay = tl.exp(through)
         queries = load_block(q, rows, inner, 1, q_step, K, T - here).to(tl.float32)
         gradients = load_block(dh, inner, columns, H * V, 1, T - here, V)

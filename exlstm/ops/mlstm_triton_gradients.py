@@ -70,8 +70,7 @@ def query_gradients_kernel(
         log_start += tl.load(tile_m + head * (tiles + 1) + chunk_start // TILE)
     else:
         winner = tl.full((TILE,), NONE, tl.int32)
-    # A row after the last step has no m: its weights could overflow.
-    from_start = tl.where(t < T, tl.exp(log_start), 0.0)
+    from_start = tl.exp(log_start)
 
     gradient = tl.zeros((TILE, BLOCK_K), tl.float32)
     for y in range(0, V, BLOCK_V):
@@ -112,7 +111,7 @@ def query_gradients_kernel(
             values = load_block(v, part, inner, 1, v_step, V, T - there)
             d_scores += product(gradients, values)
         d_scores = (d_scores * inverse[:, None] + d_denominator[:, None]) * (
-            tl.where(t[:, None] < T, tl.exp(log_d - m[:, None]), 0.0) * scale
+            tl.exp(log_d - m[:, None]) * scale
         )
         keys = load_block(k, inner, columns, k_step, 1, T - there, K)
         gradient += product(d_scores, keys)
@@ -240,7 +239,7 @@ def key_gradients_kernel(
             gradients = load_block(dh, part, inner, 1, H * V, V, T - there)
             d_scores += product(values, gradients)
         d_scores = (d_scores * inverse[None, :] + d_denominator[None, :]) * (
-            tl.where(t[None, :] < T, tl.exp(log_d - m[None, :]), 0.0) * scale
+            tl.exp(log_d - m[None, :]) * scale
         )
         queries = load_block(q, inner, columns, q_step, 1, T - there, K)
         gradient += product(d_scores, queries)
@@ -321,9 +320,7 @@ def value_gradients_kernel(
             keys = load_block(k, inner, part, k_step, 1, T - here, K)
             queries = load_block(q, part, inner, 1, q_step, K, T - there)
             scores += product(keys, queries)
-        scores *= tl.where(t[None, :] < T, tl.exp(log_d - m[None, :]), 0.0) * (
-            inverse[None, :] * scale
-        )
+        scores *= tl.exp(log_d - m[None, :]) * (inverse[None, :] * scale)
         gradients = load_block(dh, inner, columns, H * V, 1, T - there, V)
         gradient += product(scores, gradients)
         q += TILE * q_step

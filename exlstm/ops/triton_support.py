@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+INSTALLED = find_spec("triton") is not None
 LEAST_CAPABILITY = (8, 0)
 
 
@@ -17,7 +17,7 @@ def triton_problem(*tensors: Tensor) -> str | None:
 
     With `TRITON_INTERPRET=1` in the environment it runs on the CPU too, in Python: for tests.
     """
-    if not _installed():
+    if not INSTALLED:
         return "triton is not installed"
     for tensor in tensors:
         if tensor.dtype == torch.float64:
@@ -44,11 +44,10 @@ def interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@cache
-def _installed() -> bool:
-    return find_spec("triton") is not None
-
-
-@cache
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
+
+
+# For torch.compile: take the results, do not trace the search (as in native.py).
+for _function in (interprets, _capability):
+    _function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
