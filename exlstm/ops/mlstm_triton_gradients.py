@@ -82,8 +82,9 @@ def query_gradients_kernel(
     if NORMALISED:
         normaliser = tl.load(n_starts + chunk * K + columns, mask=columns < K, other=0.0)
         gradient += (from_start * d_denominator)[:, None] * normaliser[None, :]
-    queries = load_block(q, inner, columns, q_step, 1, T - here, K).to(tl.float32)
-    others = tl.where(winner == -1, 0.0, tl.sum(queries * gradient, 1) * scale)
+    queries = load_block(q, inner, columns, q_step, 1, T - here, K)
+    others = tl.sum(queries.to(tl.float32) * gradient, 1) * scale
+    others = tl.where(winner == -1, 0.0, others)
     gradient *= scale
     since = others  # what is after the largest weight, or all if that is still to come
 
@@ -98,12 +99,16 @@ def query_gradients_kernel(
             log_d = (prefix + between)[:, None] + log_w[None, :]
         else:
             log_d = log_weights_inside(own_i, own_f, TILE)
-        scores = tl.zeros((TILE, TILE), tl.float32)
-        for x in range(0, K, BLOCK_K):
-            part = x + tl.arange(0, BLOCK_K)
-            some = load_block(q, inner, part, q_step, 1, T - here, K)
-            keys = load_block(k, part, inner, 1, k_step, K, T - there)
-            scores += product(some, keys)
+        keys = load_block(k, inner, columns, k_step, 1, T - there, K)
+        if BLOCK_K >= K:
+            scores = product(queries, tl.trans(keys))
+        else:
+            scores = tl.zeros((TILE, TILE), tl.float32)
+            for x in range(0, K, BLOCK_K):
+                part = x + tl.arange(0, BLOCK_K)
+                some = load_block(q, inner, part, q_step, 1, T - here, K)
+                others_k = load_block(k, part, inner, 1, k_step, K, T - there)
+                scores += product(some, others_k)
         d_scores = tl.zeros((TILE, TILE), tl.float32)
         for y in range(0, V, BLOCK_V):
             part = y + tl.arange(0, BLOCK_V)
@@ -113,7 +118,6 @@ def query_gradients_kernel(
         d_scores = (d_scores * inverse[:, None] + d_denominator[:, None]) * (
             tl.exp(log_d - m[:, None]) * scale
         )
-        keys = load_block(k, inner, columns, k_step, 1, T - there, K)
         gradient += product(d_scores, keys)
 
         g = d_scores * scores
@@ -209,8 +213,8 @@ def key_gradients_kernel(
     if NORMALISED:
         gradient += tl.load(dn_ends + chunk * K + columns, mask=columns < K, other=0.0)[None, :]
     gradient *= weights[:, None]
-    keys = load_block(k, inner, columns, k_step, 1, T - here, K).to(tl.float32)
-    through_memory = tl.sum(keys * gradient, 1)
+    keys = load_block(k, inner, columns, k_step, 1, T - here, K)
+    through_memory = tl.sum(keys.to(tl.float32) * gradient, 1)
 
     later = tl.zeros((TILE,), tl.float32)
     inside = tl.zeros((TILE,), tl.float32)
@@ -226,12 +230,16 @@ def key_gradients_kernel(
             their_f = load_gate(log_f, there, T, H, TILE, 0.0)
             log_d = log_w[:, None] + tl.cumsum(their_f, 0)[None, :]
             log_w += tl.sum(their_f, 0)
-        scores = tl.zeros((TILE, TILE), tl.float32)
-        for x in range(0, K, BLOCK_K):
-            part = x + tl.arange(0, BLOCK_K)
-            some = load_block(k, inner, part, k_step, 1, T - here, K)
-            queries = load_block(q, part, inner, 1, q_step, K, T - there)
-            scores += product(some, queries)
+        queries = load_block(q, inner, columns, q_step, 1, T - there, K)
+        if BLOCK_K >= K:
+            scores = product(keys, tl.trans(queries))
+        else:
+            scores = tl.zeros((TILE, TILE), tl.float32)
+            for x in range(0, K, BLOCK_K):
+                part = x + tl.arange(0, BLOCK_K)
+                some = load_block(k, inner, part, k_step, 1, T - here, K)
+                others_q = load_block(q, part, inner, 1, q_step, K, T - there)
+                scores += product(some, others_q)
         d_scores = tl.zeros((TILE, TILE), tl.float32)
         for y in range(0, V, BLOCK_V):
             part = y + tl.arange(0, BLOCK_V)
@@ -241,7 +249,6 @@ def key_gradients_kernel(
         d_scores = (d_scores * inverse[None, :] + d_denominator[None, :]) * (
             tl.exp(log_d - m[None, :]) * scale
         )
-        queries = load_block(q, inner, columns, q_step, 1, T - there, K)
         gradient += product(d_scores, queries)
 
         g = d_scores * scores
@@ -304,7 +311,6 @@ def value_gradients_kernel(
     gradient *= weights[:, None]
 
     for there in range(here, chunk_end, TILE):
-        t = there + inner
         inverse, _d_denominator, m = load_rows(
             inverses, d_denominators, stabilisers, head * T, there, T, NORMALISED, TILE
         )

@@ -25,30 +25,48 @@ from exlstm.ops.triton_support import interprets
 LARGEST_BLOCK = 256
 """Of the columns of dq and dk that one program has: with 64 rows, half of the registers."""
 
-# BLOCK_K, BLOCK_V, num_warps, num_stages. Interpreted, blocks are the smallest that Triton takes
-# for products: small tests then have several.
+# BLOCK_K (0: as large as K, in one program), BLOCK_V, num_warps, num_stages.
 CONFIGS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
-    "memories": ((64, 64, 4, 3), (64, 128, 4, 2), (128, 64, 4, 2), (128, 128, 8, 2)),
-    "outputs": ((64, 64, 4, 3), (64, 128, 4, 2), (32, 128, 8, 3), (64, 256, 8, 2)),
-    "memory_gradients": ((64, 64, 4, 3), (64, 128, 4, 2), (128, 64, 4, 2), (128, 128, 8, 2)),
+    "memories": ((64, 64, 4, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 128, 8, 2)),
+    "outputs": ((64, 64, 8, 3), (64, 128, 8, 2), (32, 128, 8, 3), (64, 256, 8, 2)),
+    "memory_gradients": ((64, 64, 4, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 128, 8, 2)),
     "query_gradients": ((0, 32, 8, 2), (0, 64, 8, 2), (0, 64, 8, 1)),
     "key_gradients": ((0, 32, 8, 2), (0, 64, 8, 2), (0, 64, 8, 1)),
-    "value_gradients": ((64, 64, 4, 3), (64, 128, 4, 2), (32, 128, 8, 3), (64, 256, 8, 2)),
+    "value_gradients": ((64, 64, 8, 3), (64, 128, 8, 2), (32, 128, 8, 3), (64, 256, 8, 2)),
     "step": ((64, 32, 4, 3), (128, 32, 4, 2), (64, 64, 4, 3), (32, 128, 4, 3), (256, 16, 4, 2)),
 }
 
 
+def block(size: int, largest: int) -> int:
+    """The block of an axis: at least 16, as products on tensor cores want.
+
+    Interpreted it is that: small tests then have several blocks.
+    """
+    return 16 if interprets() else max(16, min(largest, triton.next_power_of_2(size)))
+
+
+def _fitting(configs: list[triton.Config], _: object, **sizes: int) -> list[triton.Config]:
+    """The configurations, their blocks no larger than the memory, each once."""
+    fitting = {}
+    for config in configs:
+        blocks = {name: block(sizes[name[-1]], largest) for name, largest in config.kwargs.items()}
+        way = (*blocks.values(), config.num_warps, config.num_stages)
+        fitting[way] = triton.Config(
+            blocks, num_warps=config.num_warps, num_stages=config.num_stages
+        )
+    return list(fitting.values())
+
+
 def _tuned(name: str, kernel):
     """A kernel that measures its configurations once for each sizes, dtypes and device."""
-    ways = ((16, 16, 4, 1),) if interprets() else CONFIGS[name]
+    ways = ((CONFIGS[name][0][0] and 16, 16, 4, 1),) if interprets() else CONFIGS[name]
     configs = []
     for block_k, block_v, warps, stages in ways:
-        blocks = {"BLOCK_V": block_v}
-        if CONFIGS[name][0][0]:
-            blocks["BLOCK_K"] = block_k
+        blocks = {"BLOCK_K": block_k, "BLOCK_V": block_v} if block_k else {"BLOCK_V": block_v}
         configs.append(triton.Config(blocks, num_warps=warps, num_stages=stages))
     keys = [key for key in ("K", "V", "NORMALISED", "TILE", "CHUNK") if key in kernel.arg_names]
-    return triton.autotune(configs, key=keys, cache_results=True)(kernel)
+    prune = {"early_config_prune": _fitting}
+    return triton.autotune(configs, key=keys, prune_configs_by=prune, cache_results=True)(kernel)
 
 
 _memories = _tuned("memories", memories_kernel)
@@ -122,7 +140,7 @@ def backward(
     if normalised:
         division_kernel[(tiles, programs)](
             h, dh, denominators, stabilisers, winners, inverses, d_denominators, balanced,
-            time, heads, V=value, TILE=tile, BLOCK_V=_block(value, 128),
+            time, heads, V=value, TILE=tile, BLOCK_V=block(value, 128),
         )  # fmt: skip
     rows = (stabilisers, inverses, d_denominators)
 
@@ -136,21 +154,21 @@ def backward(
         time, q_step, heads, scale, **sizes,
     )  # fmt: skip
 
-    block = _block(key, LARGEST_BLOCK)
-    parts = triton.cdiv(key, block)
+    block_k = block(key, LARGEST_BLOCK)
+    parts = triton.cdiv(key, block_k)
     g_earlier, g_others, g_memory = (m.new_empty(parts, programs * time) for _ in range(3))
     g_later, g_inside, g_crossing = (m.new_empty(programs * time) for _ in range(3))
     g_tiles = m.new_empty(parts, programs * tiles * (chunk // tile))
     _query_gradients[(tiles, parts, programs)](
         q, k, v, dh, log_i, log_f, c_starts, n_starts, tile_m, *rows, balanced,
         dq, g_earlier, g_others, g_tiles,
-        time, q_step, k_step, v_step, heads, scale, BLOCK_K=block, **sizes,
+        time, q_step, k_step, v_step, heads, scale, BLOCK_K=block_k, **sizes,
     )  # fmt: skip
     g_earlier, g_others, g_tiles = (x.sum(0) for x in (g_earlier, g_others, g_tiles))
     _key_gradients[(tiles, parts, programs)](
         q, k, v, dh, log_i, log_f, dc_ends, dn_ends, tile_m, *rows, balanced, g_others,
         dk, g_memory, g_later, g_inside, g_crossing,
-        time, q_step, k_step, v_step, heads, scale, BLOCK_K=block, **sizes,
+        time, q_step, k_step, v_step, heads, scale, BLOCK_K=block_k, **sizes,
     )  # fmt: skip
     g_memory = g_memory.sum(0)
     _value_gradients[lambda meta: (tiles, triton.cdiv(value, meta["BLOCK_V"]), programs)](
@@ -161,7 +179,7 @@ def backward(
     gate_gradients_kernel[(chunks, programs)](
         log_f, c_starts, n_starts, dc_ends, dn_ends, tile_m, chunk_winner,
         g_earlier, g_tiles, g_memory, g_later, g_inside, g_crossing, dlog_i, dlog_f,
-        time, heads, BLOCK_K=_block(key, 64), BLOCK_V=_block(value, 64), **sizes,
+        time, heads, BLOCK_K=block(key, 64), BLOCK_V=block(value, 64), **sizes,
     )  # fmt: skip
     if normalised:
         m_gradient_kernel[(programs,)](
@@ -183,7 +201,3 @@ def step(
         q, k, v, log_i, log_f, c, n, m, *outputs, heads, key**-0.5, q_row, k_row, v_row,
         K=key, V=value, NORMALISED=normalised,
     )  # fmt: skip
-
-
-def _block(size: int, largest: int) -> int:
-    return 16 if interprets() else max(16, min(largest, triton.next_power_of_2(size)))
