@@ -3,6 +3,10 @@
 float32 only: products of narrower numbers are wrong in Triton's interpreter.
 """
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +182,20 @@ def test_vmap_calls_it_for_each_entry() -> None:
     for entry in range(2):
         alone = torch.func.grad(loss)(*(x[entry] for x in (q, k, v, i, f)))
         assert torch.equal(together[entry], alone)
+
+
+@needs_interpreter
+def test_the_benchmark_for_a_gpu_goes_through() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--dry-run"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert {"contract": "mlstm", "dtype": "torch.float32", "broken": []} in rows
+    ours = [row for row in rows if row.get("what") in ("exlstm exp", "exlstm sigmoid")]
+    assert len(ours) == 2
+    assert all("missing" not in row for row in ours)
 
 
 def test_reasons() -> None:
