@@ -118,7 +118,7 @@ def memory_gradients_kernel(
         decay = tl.exp(through)
         queries = load_block(q, rows, inner, 1, q_step, K, T - here).to(tl.float32)
         gradients = load_block(dh, inner, columns, H * V, 1, T - here, V)
-        d_memory = d_memory * decay + product(queries * (from_start * inverse)[None, :], gradients)
+        d_memory = product(queries * (from_start * inverse)[None, :], gradients, d_memory * decay)
         if NORMALISED:
             weighted = queries * (from_start * d_denominator)[None, :]
             d_normaliser = d_normaliser * decay + tl.sum(weighted, 1)

@@ -74,7 +74,7 @@ def memories_kernel(
         k += TILE * k_step
         v += TILE * v_step
         weighted = keys.to(tl.float32) * weights[None, :]
-        memory = memory * decay + product(weighted, values)
+        memory = product(weighted, values, memory * decay)
         if NORMALISED:
             normaliser = normaliser * decay + tl.sum(weighted, 1)
             ends = (here + TILE) % CHUNK == 0
@@ -140,10 +140,10 @@ def outputs_kernel(
             part = x + tl.arange(0, BLOCK_K)
             queries = load_block(q, inner, part, q_step, 1, T - here, K)
             keys = load_block(k, part, inner, 1, k_step, K, T - here + back * TILE)
-            scores += product(queries, keys)
+            scores = product(queries, keys, scores)
         scores *= tl.exp(log_d - m[:, None]) * scale
         values = load_block(v, inner, columns, v_step, 1, T - here + back * TILE, V)
-        numerator += product(scores, values)
+        numerator = product(scores, values, numerator)
         denominator += tl.sum(scores, 1)
         k -= TILE * k_step
         v -= TILE * v_step
@@ -158,7 +158,7 @@ def outputs_kernel(
         part = x + tl.arange(0, BLOCK_K)
         queries = load_block(q, inner, part, q_step, 1, T - here, K)
         memory = load_block(c_starts + chunk * K * V, part, columns, V, 1, K, V)
-        read += product(queries, memory)
+        read = product(queries, memory, read)
         if NORMALISED:
             normaliser = tl.load(n_starts + chunk * K + part, mask=part < K, other=0.0)
             denominator += from_start * tl.sum(queries.to(tl.float32) * normaliser[None, :], 1)

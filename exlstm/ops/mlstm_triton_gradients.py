@@ -77,7 +77,7 @@ def query_gradients_kernel(
         part = y + tl.arange(0, BLOCK_V)
         gradients = load_block(dh, inner, part, H * V, 1, T - here, V)
         memory = load_block(c_starts + chunk * K * V, part, columns, 1, V, V, K)
-        gradient += product(gradients, memory)
+        gradient = product(gradients, memory, gradient)
     gradient *= (from_start * inverse)[:, None]
     if NORMALISED:
         normaliser = tl.load(n_starts + chunk * K + columns, mask=columns < K, other=0.0)
@@ -100,25 +100,25 @@ def query_gradients_kernel(
         else:
             log_d = log_weights_inside(own_i, own_f, TILE)
         keys = load_block(k, inner, columns, k_step, 1, T - there, K)
+        scores = tl.zeros((TILE, TILE), tl.float32)
         if BLOCK_K >= K:
-            scores = product(queries, tl.trans(keys))
+            scores = product(queries, tl.trans(keys), scores)
         else:
-            scores = tl.zeros((TILE, TILE), tl.float32)
             for x in range(0, K, BLOCK_K):
                 part = x + tl.arange(0, BLOCK_K)
                 some = load_block(q, inner, part, q_step, 1, T - here, K)
                 others_k = load_block(k, part, inner, 1, k_step, K, T - there)
-                scores += product(some, others_k)
+                scores = product(some, others_k, scores)
         d_scores = tl.zeros((TILE, TILE), tl.float32)
         for y in range(0, V, BLOCK_V):
             part = y + tl.arange(0, BLOCK_V)
             gradients = load_block(dh, inner, part, H * V, 1, T - here, V)
             values = load_block(v, part, inner, 1, v_step, V, T - there)
-            d_scores += product(gradients, values)
+            d_scores = product(gradients, values, d_scores)
         d_scores = (d_scores * inverse[:, None] + d_denominator[:, None]) * (
             tl.exp(log_d - m[:, None]) * scale
         )
-        gradient += product(d_scores, keys)
+        gradient = product(d_scores, keys, gradient)
 
         g = d_scores * scores
         is_largest = winner[:, None] == (own + inner)[None, :]
@@ -209,7 +209,7 @@ def key_gradients_kernel(
         part = y + tl.arange(0, BLOCK_V)
         values = load_block(v, inner, part, v_step, 1, T - here, V)
         d_memory = load_block(dc_ends + chunk * K * V, part, columns, 1, V, V, K)
-        gradient += product(values, d_memory)
+        gradient = product(values, d_memory, gradient)
     if NORMALISED:
         gradient += tl.load(dn_ends + chunk * K + columns, mask=columns < K, other=0.0)[None, :]
     gradient *= weights[:, None]
@@ -231,25 +231,25 @@ def key_gradients_kernel(
             log_d = log_w[:, None] + tl.cumsum(their_f, 0)[None, :]
             log_w += tl.sum(their_f, 0)
         queries = load_block(q, inner, columns, q_step, 1, T - there, K)
+        scores = tl.zeros((TILE, TILE), tl.float32)
         if BLOCK_K >= K:
-            scores = product(keys, tl.trans(queries))
+            scores = product(keys, tl.trans(queries), scores)
         else:
-            scores = tl.zeros((TILE, TILE), tl.float32)
             for x in range(0, K, BLOCK_K):
                 part = x + tl.arange(0, BLOCK_K)
                 some = load_block(k, inner, part, k_step, 1, T - here, K)
                 others_q = load_block(q, part, inner, 1, q_step, K, T - there)
-                scores += product(some, others_q)
+                scores = product(some, others_q, scores)
         d_scores = tl.zeros((TILE, TILE), tl.float32)
         for y in range(0, V, BLOCK_V):
             part = y + tl.arange(0, BLOCK_V)
             values = load_block(v, inner, part, v_step, 1, T - here, V)
             gradients = load_block(dh, part, inner, 1, H * V, V, T - there)
-            d_scores += product(values, gradients)
+            d_scores = product(values, gradients, d_scores)
         d_scores = (d_scores * inverse[None, :] + d_denominator[None, :]) * (
             tl.exp(log_d - m[None, :]) * scale
         )
-        gradient += product(d_scores, queries)
+        gradient = product(d_scores, queries, gradient)
 
         g = d_scores * scores
         if NORMALISED:
@@ -307,7 +307,7 @@ def value_gradients_kernel(
         part = x + tl.arange(0, BLOCK_K)
         keys = load_block(k, inner, part, k_step, 1, T - here, K)
         d_memory = load_block(dc_ends + chunk * K * V, part, columns, V, 1, K, V)
-        gradient += product(keys, d_memory)
+        gradient = product(keys, d_memory, gradient)
     gradient *= weights[:, None]
 
     for there in range(here, chunk_end, TILE):
@@ -325,10 +325,10 @@ def value_gradients_kernel(
             part = x + tl.arange(0, BLOCK_K)
             keys = load_block(k, inner, part, k_step, 1, T - here, K)
             queries = load_block(q, part, inner, 1, q_step, K, T - there)
-            scores += product(keys, queries)
+            scores = product(keys, queries, scores)
         scores *= tl.exp(log_d - m[None, :]) * (inverse[None, :] * scale)
         gradients = load_block(dh, inner, columns, H * V, 1, T - there, V)
-        gradient += product(scores, gradients)
+        gradient = product(scores, gradients, gradient)
         q += TILE * q_step
         dh += TILE * H * V
 

@@ -19,8 +19,8 @@ NONE = tl.constexpr(-2)
 
 
 @triton.jit
-def product(a, b):
-    """`a @ b` in float32, on tensor cores where an operand is narrower than that.
+def product(a, b, total):
+    """`total + a @ b` in float32, on tensor cores where an operand is narrower than that.
 
     Beside a bfloat16 input what is computed in float32 goes as a sum of two bfloat16: rounded to
     one, rows of dS that sum to zero no longer would, and dq is 10 times as far from the truth as
@@ -28,15 +28,15 @@ def product(a, b):
     its range.
     """
     if a.dtype == b.dtype:
-        return tl.dot(a, b, input_precision="ieee")
+        return tl.dot(a, b, total, input_precision="ieee")
     elif a.dtype == tl.bfloat16:
         high = b.to(tl.bfloat16)
-        return tl.dot(a, high, tl.dot(a, (b - high.to(tl.float32)).to(tl.bfloat16)))
+        return tl.dot(a, high, tl.dot(a, (b - high.to(tl.float32)).to(tl.bfloat16), total))
     elif b.dtype == tl.bfloat16:
         high = a.to(tl.bfloat16)
-        return tl.dot(high, b, tl.dot((a - high.to(tl.float32)).to(tl.bfloat16), b))
+        return tl.dot(high, b, tl.dot((a - high.to(tl.float32)).to(tl.bfloat16), b, total))
     else:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="tf32")
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="tf32")
 
 
 @triton.jit
