@@ -22,10 +22,10 @@ from exlstm.ops.mlstm_triton_gradients import (
 from exlstm.ops.mlstm_triton_step import step_kernel
 from exlstm.ops.triton_support import interprets
 
-LARGEST_BLOCK = 256
-"""Of the columns of dq and dk that one program has: with 64 rows, half of the registers."""
+LARGEST_BLOCK = 128
+"""Of the columns of dq and dk that one program has: twice as many do not fit into registers."""
 
-# BLOCK_K (0: as large as K, in one program), BLOCK_V, num_warps, num_stages.
+# BLOCK_K (0: see `LARGEST_BLOCK`), BLOCK_V, num_warps, num_stages.
 CONFIGS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "memories": ((64, 64, 4, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 128, 8, 2)),
     "outputs": ((64, 64, 8, 3), (64, 128, 8, 2), (32, 128, 8, 3), (64, 256, 8, 2)),

@@ -20,8 +20,8 @@ KERNELS = (
 )  # fmt: skip
 NARROW = ("q", "k", "v", "h", "dh", "dq", "dk", "dv")
 INTEGERS = ("T", "H", "q_step", "k_step", "v_step", "q_row", "k_row", "v_row")
-# Bytes a thread. The tiles of dq and dk of the 7B model fill the registers, and a little more.
-MOST_SPILLS = 1024
+# Bytes a thread: tiles of this size fill the registers, and a little more.
+MOST_SPILLS = 512
 
 
 def types(kernel: Any, dtype: torch.dtype) -> dict[str, str]:
