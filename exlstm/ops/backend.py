@@ -28,6 +28,7 @@ from exlstm.ops.mlstm_chunkwise import mlstm_chunkwise
 from exlstm.ops.mlstm_native import mlstm_native
 from exlstm.ops.mlstm_reference import mlstm_parallel, mlstm_recurrent
 from exlstm.ops.mlstm_scan import mlstm_scan
+from exlstm.ops.mlstm_triton import mlstm_triton
 from exlstm.ops.slstm_native import slstm_native
 from exlstm.ops.slstm_reference import slstm_recurrent
 from exlstm.ops.slstm_scan import slstm_scan
@@ -90,11 +91,12 @@ def _wide(argument: Any) -> Any:
 
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "mlstm": (
-        Implementation("native", mlstm_native, native.refuse),
-        Implementation("chunkwise", mlstm_chunkwise),
-        Implementation("parallel", mlstm_parallel, _refuse_large),
-        Implementation("reference", mlstm_recurrent),
-        Implementation("scan", mlstm_scan),
+        Implementation("native", _widened(mlstm_native), native.refuse),
+        Implementation("triton", mlstm_triton, triton_problem, interpreter_yields),
+        Implementation("chunkwise", _widened(mlstm_chunkwise)),
+        Implementation("parallel", _widened(mlstm_parallel), _refuse_large),
+        Implementation("reference", _widened(mlstm_recurrent)),
+        Implementation("scan", _widened(mlstm_scan)),
     ),
     "slstm": (
         Implementation("native", _widened(slstm_native), native.refuse),

@@ -66,7 +66,8 @@ def mlstm(
     Numerics:
         Any finite gate value is safe, values and gradients, except with `input_gate="sigmoid"` and
         `forget_gate="exp"` together: that memory has no stabiliser and can truly overflow.
-        Computed in float32 (float64 for float64 inputs) whatever the input dtype.
+        Computed in float32 (float64 for float64 inputs) whatever the input dtype; only the backend
+        "triton" multiplies float16 and bfloat16 inputs as they are, and sums in float32.
 
     Example:
         >>> q, k, v = (torch.randn(2, 10, 4, 8) for _ in range(3))
@@ -92,12 +93,12 @@ def mlstm(
     mask_h, reset_h = (None if x is None else x[..., None] for x in (mask, reset))
     with torch.autocast(v.device.type, enabled=False):
         log_i, log_f = log_gates(i.to(dtype), f.to(dtype), mask_h, reset_h, input_gate, forget_gate)
-        inputs = (q.to(dtype), k.to(dtype), v.to(dtype), log_i, log_f)
+        rest = (log_i, log_f, start, normalised)
         if (group := sequence_group()) is None:
-            h, end = run(*inputs, start, normalised)
+            h, end = run(q, k, v, *rest)
         else:
-            start, end = mlstm_start_and_end(*inputs[1:], start, normalised, group)
-            h, _ = run(*inputs, start, normalised)
+            start, end = mlstm_start_and_end(k.to(dtype), v.to(dtype), *rest, group)
+            h, _ = run(q, k, v, log_i, log_f, start, normalised)
         if mask is not None:
             h = h.masked_fill(~mask[..., None, None], 0.0)
         return h.to(v.dtype), end
