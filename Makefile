@@ -8,6 +8,8 @@ DEMO_OUT ?= out/demo-$(shell date +%Y%m%d-%H%M%S)
 CHECKED := exlstm.ops.mlstm_reference,exlstm.ops.mlstm_chunkwise,exlstm.ops.slstm_reference,exlstm.ops.slstm_sequential,exlstm.ops.conv_reference,exlstm.ops.head_norm_reference,exlstm.nn.layers
 # Apart: transformers imports it wherever it finds it, which takes seconds and is not quiet.
 TORCHAO := $(CURDIR)/.venv/torchao
+# Apart too: 0.7 GB that only GPUs and the kernels' own tests need.
+TRITON := $(CURDIR)/.venv/triton
 # A process a core, a thread a process: two pools of threads on two cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 PYTHONPATH=$(TORCHAO) $(BIN)/pytest -q -n 2
 
@@ -18,7 +20,7 @@ TORCH_OTHER ?= torch==2.12.1
 # A command, and the Debian package it is installed from where it is missing.
 CHROMIUM ?= chromium
 
-.PHONY: setup demo test test-all browser-test sanitize wheel-test lint benchmarks clean
+.PHONY: setup demo test test-all triton-test browser-test sanitize wheel-test lint benchmarks clean
 
 setup: .venv/installed
 
@@ -40,6 +42,16 @@ test: setup
 
 test-all: test
 	$(PYTEST) -m slow tests
+
+.venv/triton/installed: setup
+	test -f $@ || $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps --upgrade \
+		--target $(TRITON) triton
+	touch $@
+
+# In Python on the CPU, and compiled for GPUs that are not here.
+triton-test: .venv/triton/installed
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 PYTHONPATH=$(TRITON) $(BIN)/pytest -q -n 2 tests/ops/test_[ms]lstm_triton.py
+	OMP_NUM_THREADS=1 PYTHONPATH=$(TRITON) $(BIN)/pytest -q -n 2 -m "not slow" tests/ops/test_[ms]lstm_triton_compile.py
 
 browser-test: setup examples/browser/node_modules/.package-lock.json
 	command -v $(CHROMIUM) || (apt-get -q update && apt-get -qy install --no-install-recommends $(CHROMIUM))

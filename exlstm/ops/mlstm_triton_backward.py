@@ -2,6 +2,7 @@
 
 The derivation is in docs/math/mlstm.md.
 """
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """The forward pass of the mLSTM in Triton: the memories at the chunks' starts, then the outputs."""
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

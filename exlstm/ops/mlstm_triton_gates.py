@@ -4,6 +4,7 @@ G, the gradient of log D, has been summed over rows and columns of tiles; log f 
 sum over all later rows (its own too) and all earlier columns, put together here from its parts. The
 memory at the chunk's end is one more row, the one at its start one more column.
 """
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

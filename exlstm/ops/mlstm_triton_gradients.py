@@ -3,6 +3,7 @@
 The derivation is in docs/math/mlstm.md. Scores are computed again. What the kernels for q and k
 leave for the gates is put together in `mlstm_triton_gates.py`.
 """
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Imports Triton: it is imported at the first call of one of the ops in `mlstm_triton.py`.
 """
+# pyright: reportMissingImports=false, reportIndexIssue=false
 
 from __future__ import annotations
 

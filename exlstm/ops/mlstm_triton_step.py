@@ -1,4 +1,5 @@
 """One step of the mLSTM in Triton, for decoding: the memory is read once and written once."""
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ is what a program works on. A sum of log f from a step of one tile to a step of 
 of three: to the end of the first tile, over the tiles between, from the start of the second. All
 are sums as they stand, never differences of running sums (docs/math/mlstm.md).
 """
+# pyright: basic, reportMissingImports=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from triton_compile import SHARED_LIMIT, compile_kernel
 
-from exlstm.ops.triton_compile import SHARED_LIMIT, compile_kernel
 from exlstm.ops.triton_support import INSTALLED, interprets
 
 pytestmark = [

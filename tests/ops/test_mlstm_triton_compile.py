@@ -38,8 +38,9 @@ def types(kernel: Any, dtype: torch.dtype) -> dict[str, str]:
 
 
 def check(name: str, key: int, value: int, dtype: torch.dtype, capability: int, way: int) -> None:
+    from triton_compile import SHARED_LIMIT, compile_kernel
+
     from exlstm.ops import mlstm_triton_launch as launch
-    from exlstm.ops.triton_compile import SHARED_LIMIT, compile_kernel
 
     kernel = getattr(launch, f"{name}_kernel")
     tile, chunk = launch.tiling(key, value, dtype)
