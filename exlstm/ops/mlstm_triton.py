@@ -97,22 +97,22 @@ def tiling(key: int, value: int, dtype: torch.dtype) -> tuple[int, int]:
 
 @torch.library.impl("exlstm::mlstm_triton_forward", ("cpu", "cuda"))
 def _forward(*arguments):
-    outputs = _forward_fake(*arguments)  # pyright: ignore[reportCallIssue]
-    _launch().forward(*arguments, outputs)
+    outputs = _forward_fake(*arguments)
+    _launch().forward(*arguments, outputs)  # pyright: ignore[reportCallIssue]
     return outputs
 
 
 @torch.library.impl("exlstm::mlstm_triton_backward", ("cpu", "cuda"))
 def _backward(*arguments):
-    gradients = _backward_fake(*arguments)  # pyright: ignore[reportCallIssue]
-    _launch().backward(*arguments, gradients)
+    gradients = _backward_fake(*arguments)
+    _launch().backward(*arguments, gradients)  # pyright: ignore[reportCallIssue]
     return gradients
 
 
 @torch.library.impl("exlstm::mlstm_triton_step", ("cpu", "cuda"))
 def _step(*arguments):
-    outputs = _step_fake(*arguments)  # pyright: ignore[reportCallIssue]
-    _launch().step(*arguments, outputs)
+    outputs = _step_fake(*arguments)
+    _launch().step(*arguments, outputs)  # pyright: ignore[reportCallIssue]
     return outputs
 
 
