@@ -165,5 +165,8 @@ def _table(claim: Claim, scores: Scores) -> str:
 
 
 def _range(results: Sequence[Any], key: str) -> str:
-    low, high = (round(end(result[key] for result in results)) for end in (min, max))
+    values = [result[key] for result in results if key in result]
+    if not values:  # results from before CPU seconds were kept
+        return ""
+    low, high = round(min(values)), round(max(values))
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

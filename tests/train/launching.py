@@ -73,6 +73,7 @@ def _one(rank, num_processes, port, argv, victim):
     if victim is not None:
         place, *action = victim
         before_call(*place, *(action or [kill]))
+    importlib.import_module("exlstm.train.trainer")  # what its libraries say then is not ours
     said = Path(argv[argv.index("--out") + 1]).parent / f"{rank}.err"
     with said.open("w") as file, contextlib.redirect_stderr(file):
         with contextlib.redirect_stdout(io.StringIO()):
