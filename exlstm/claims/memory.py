@@ -299,8 +299,7 @@ RECALL_EXTRAPOLATION = Claim(
         _SETUP + "Width 64; tested with rows of 128 to 256 steps, 2 to 4 times those of the "
         "training: the same pairs, more noise. Training ends early by rows of the longer kind. "
         "Quick: 4 pairs, batch 64, 3,000 steps (1,500 at first: xLSTM[1:1] then had 0.996 and lost "
-        "0.033, `docs/log.md`). Full: 4 and 16 pairs, batch 128, 10,000 steps. "
-        + _LEARNING_RATES
+        "0.033, `docs/log.md`). Full: 4 and 16 pairs, batch 128, 10,000 steps. " + _LEARNING_RATES
     ),
     criterion=(
         "In the median over the seeds xLSTM[1:0] and xLSTM[1:1] recall at least 0.99 in rows of "
