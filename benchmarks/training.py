@@ -87,7 +87,7 @@ def row(out: Path, tokenizer: Tokenizer, batch: int, context: int, steps: int) -
     model = XLSTMLanguageModel(arguments.model_config(tokenizer.vocab_size))
     trainer = LanguageModelTrainer(model, arguments, *open_corpus(arguments), tokenizer, engine)
     trainer.metrics = MetricsLog(out / "metrics.jsonl", 0)
-    trainer.progress = Progress(steps, 0, batch * context)
+    trainer.progress = Progress(steps, 0, lambda step: step * batch * context)
     bare = BareLoop(trainer)
     trainer.add_callback(bare)
     trainer.train()
