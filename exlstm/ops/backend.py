@@ -34,7 +34,7 @@ from exlstm.ops.slstm_reference import slstm_recurrent
 from exlstm.ops.slstm_scan import slstm_scan
 from exlstm.ops.slstm_sequential import slstm_sequential
 from exlstm.ops.slstm_triton import slstm_triton
-from exlstm.ops.triton_support import interpreter_yields, triton_problem
+from exlstm.ops.triton_support import triton_problem, triton_yields
 
 PARALLEL_LIMIT = 4 * 2**30
 """Bytes of a T x T matrix above which the parallel form is refused: it would exhaust memory."""
@@ -92,7 +92,7 @@ def _wide(argument: Any) -> Any:
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "mlstm": (
         Implementation("native", _widened(mlstm_native), native.refuse),
-        Implementation("triton", mlstm_triton, triton_problem, interpreter_yields),
+        Implementation("triton", mlstm_triton, triton_problem, triton_yields),
         Implementation("chunkwise", _widened(mlstm_chunkwise)),
         Implementation("parallel", _widened(mlstm_parallel), _refuse_large),
         Implementation("reference", _widened(mlstm_recurrent)),
@@ -100,7 +100,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     ),
     "slstm": (
         Implementation("native", _widened(slstm_native), native.refuse),
-        Implementation("triton", slstm_triton, triton_problem, interpreter_yields),
+        Implementation("triton", slstm_triton, triton_problem, triton_yields),
         Implementation("sequential", _widened(slstm_sequential)),
         Implementation("reference", _widened(slstm_recurrent)),
         Implementation("scan", _widened(slstm_scan)),
@@ -241,7 +241,7 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
             continue
         # A compiled call costs little whoever runs it, and a question about sizes would be a guard:
         # a graph for each answer, and no export with a size left open.
-        asks = not torch.compiler.is_compiling() or implementation.yields is interpreter_yields
+        asks = not torch.compiler.is_compiling() or implementation.yields is triton_yields
         if backend is None and asks and implementation.yields(*tensors):
             continue
         reason = implementation.refuse(*tensors)
