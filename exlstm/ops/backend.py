@@ -34,7 +34,7 @@ from exlstm.ops.slstm_reference import slstm_recurrent
 from exlstm.ops.slstm_scan import slstm_scan
 from exlstm.ops.slstm_sequential import slstm_sequential
 from exlstm.ops.slstm_triton import slstm_triton
-from exlstm.ops.triton_support import triton_problem, triton_yields
+from exlstm.ops.triton_support import triton_problem
 
 PARALLEL_LIMIT = 4 * 2**30
 """Bytes of a T x T matrix above which the parallel form is refused: it would exhaust memory."""
@@ -58,12 +58,14 @@ class Implementation:
         refuse: Given the op's tensors, why this one cannot run them, or `None` if it can.
         yields: Given the op's tensors, why one below it is faster for them, or `None` if this one
             is. It then still runs by name.
+        only_by_name: Why it is never chosen, if it is not.
     """
 
     name: str
     run: Callable[..., Any]
     refuse: Callable[..., str | None] = lambda *tensors: None
     yields: Callable[..., str | None] = lambda *tensors: None
+    only_by_name: str | None = None
 
 
 def _refuse_large(q: Tensor, *rest: Tensor) -> str | None:
@@ -89,10 +91,12 @@ def _wide(argument: Any) -> Any:
     return argument
 
 
+_UNPROVEN = "it has not been proven on a GPU yet: it runs by name only"
+
 _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     "mlstm": (
         Implementation("native", _widened(mlstm_native), native.refuse),
-        Implementation("triton", mlstm_triton, triton_problem, triton_yields),
+        Implementation("triton", mlstm_triton, triton_problem, only_by_name=_UNPROVEN),
         Implementation("chunkwise", _widened(mlstm_chunkwise)),
         Implementation("parallel", _widened(mlstm_parallel), _refuse_large),
         Implementation("reference", _widened(mlstm_recurrent)),
@@ -100,7 +104,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {
     ),
     "slstm": (
         Implementation("native", _widened(slstm_native), native.refuse),
-        Implementation("triton", slstm_triton, triton_problem, triton_yields),
+        Implementation("triton", slstm_triton, triton_problem, only_by_name=_UNPROVEN),
         Implementation("sequential", _widened(slstm_sequential)),
         Implementation("reference", _widened(slstm_recurrent)),
         Implementation("scan", _widened(slstm_scan)),
@@ -166,6 +170,7 @@ def explain(op: str, *tensors: Tensor) -> dict[str, str]:
     """
     return {
         implementation.name: implementation.refuse(*tensors)
+        or implementation.only_by_name
         or implementation.yields(*tensors)
         or "ok"
         for implementation in _implementations(op)
@@ -239,10 +244,12 @@ def choose(op: str, backend: str | None, *tensors: Tensor) -> Callable[..., Any]
     for implementation in _implementations(op):
         if backend not in (None, implementation.name):
             continue
+        if backend is None and implementation.only_by_name:
+            continue
         # A compiled call costs little whoever runs it, and a question about sizes would be a guard:
         # a graph for each answer, and no export with a size left open.
-        asks = not torch.compiler.is_compiling() or implementation.yields is triton_yields
-        if backend is None and asks and implementation.yields(*tensors):
+        asks = backend is None and not torch.compiler.is_compiling()
+        if asks and implementation.yields(*tensors):
             continue
         reason = implementation.refuse(*tensors)
         if reason is None:

@@ -9,25 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import native, transforms
+from exlstm.ops import mlstm_op, native, transforms
 from exlstm.ops.mlstm_reference import MLSTMState
 from exlstm.shapes import Float
 
-_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor log_i, Tensor log_f, Tensor c, Tensor n, Tensor m"
-_KEPT = "Tensor c_starts, Tensor n_starts, Tensor denominators, Tensor stabilisers"
-
 # What is kept for the backward pass: the memories at the start of each chunk but the first, and the
 # denominator and the stabiliser of each step.
-torch.library.define(
-    "exlstm::mlstm_forward",
-    f"({_INPUTS}, bool normalised, bool keep) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-torch.library.define(
-    "exlstm::mlstm_backward",
-    f"({_INPUTS}, Tensor h, {_KEPT}, "
-    "Tensor dh, Tensor dc_last, Tensor dn_last, Tensor dm_last, bool normalised) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+mlstm_op.define(
+    "mlstm", "Tensor c_starts, Tensor n_starts, Tensor denominators, Tensor stabilisers"
 )
 
 
@@ -41,34 +30,7 @@ def mlstm_native(
     normalised: bool,
 ) -> tuple[Float[Tensor, "B T H V"], MLSTMState]:
     """The mLSTM by compiled kernels; one step is one pass over the memory."""
-    inputs = (q, k, v, log_i, log_f, *state)
-    if transforms.needs_gradient(*inputs):
-        h, c, n, m = _MLSTM.apply(*inputs, normalised)[:4]
-    else:
-        h, c, n, m = torch.ops.exlstm.mlstm_forward(*inputs, normalised, False)[:4]
-    return h, MLSTMState(c, n, m) if normalised else MLSTMState(c, state.n, state.m)
-
-
-class _MLSTM(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(q, k, v, log_i, log_f, c, n, m, normalised):
-        return torch.ops.exlstm.mlstm_forward(q, k, v, log_i, log_f, c, n, m, normalised, True)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.normalised = inputs
-        h, _, _, _, *kept = output
-        ctx.mark_non_differentiable(*kept)
-        ctx.save_for_backward(*tensors, h, *kept)
-
-    @staticmethod
-    def backward(ctx, *d_outputs):
-        gradients = torch.ops.exlstm.mlstm_backward(
-            *ctx.saved_tensors, *d_outputs[:4], ctx.normalised
-        )
-        return *gradients, None
+    return mlstm_op.run("mlstm", q, k, v, log_i, log_f, state, normalised)
 
 
 def _chunk_length(key: int, value: int) -> int:
@@ -103,7 +65,7 @@ def _backward(
     inputs = [x.contiguous() for x in (log_i, log_f, c, n, m)]
     kept = (h, c_starts, n_starts, denominators, stabilisers)
     d_outputs = [x.contiguous() for x in (dh, dc_last, dn_last, dm_last)]
-    gradients = tuple(x.new_empty(x.shape) for x in (q, k, v, *inputs))
+    gradients = mlstm_op.new_gradients(q, k, v, *inputs)
     (q, q_step), (k, k_step), (v, v_step) = (native.steps(x) for x in (q, k, v))
     native.call(
         "mlstm_backward", v.dtype, *_sizes(q, v), normalised, q_step, k_step, v_step,
@@ -125,12 +87,3 @@ def _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep):
     kept = [*memories, (batch, heads, time), (batch, heads, time)]
     shapes = [v.shape, c.shape, n.shape, m.shape, *(kept if keep else [(0,)] * 4)]
     return tuple(v.new_empty(shape) for shape in shapes)
-
-
-@torch.library.register_fake("exlstm::mlstm_backward")
-def _backward_fake(q, k, v, log_i, log_f, c, n, m, *_):
-    return tuple(x.new_empty(x.shape) for x in (q, k, v, log_i, log_f, c, n, m))
-
-
-transforms.register_vmap("mlstm_forward")
-transforms.register_vmap("mlstm_backward")

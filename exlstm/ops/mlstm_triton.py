@@ -11,34 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from exlstm.ops import transforms
+from exlstm.ops import mlstm_op, transforms
 from exlstm.ops.mlstm_reference import MLSTMState
+from exlstm.ops.triton_support import filled
 from exlstm.shapes import Float
-
-_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor log_i, Tensor log_f, Tensor c, Tensor n, Tensor m"
 
 # What is kept for the backward pass: c and n at the start of each chunk; m at the start of each
 # tile and at the end; and the step that the m at the end of each chunk is from; then of each step
 # denominator, m, and the step that m is from. Steps are counted in the chunk.
-_KEPT = (
+mlstm_op.define(
+    "mlstm_triton",
     "Tensor c_starts, Tensor n_starts, Tensor tile_m, Tensor chunk_winner, "
-    "Tensor denominators, Tensor stabilisers, Tensor winners"
-)
-
-torch.library.define(
-    "exlstm::mlstm_triton_forward",
-    f"({_INPUTS}, bool normalised, bool keep) -> ({', '.join(['Tensor'] * 11)})",
-)
-torch.library.define(
-    "exlstm::mlstm_triton_backward",
-    f"({_INPUTS}, Tensor h, {_KEPT}, "
-    "Tensor dh, Tensor dc_last, Tensor dn_last, Tensor dm_last, bool normalised) "
-    f"-> ({', '.join(['Tensor'] * 8)})",
+    "Tensor denominators, Tensor stabilisers, Tensor winners",
 )
 torch.library.define(
     "exlstm::mlstm_triton_step",
-    f"({_INPUTS}, bool normalised) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"({mlstm_op.INPUTS}, bool normalised) -> (Tensor, Tensor, Tensor, Tensor)",
 )
+transforms.register_vmap("mlstm_triton_step")
 
 
 def mlstm_triton(
@@ -52,37 +42,10 @@ def mlstm_triton(
 ) -> tuple[Float[Tensor, "B T H V"], MLSTMState]:
     """The mLSTM by Triton kernels; one step is one pass over the memory."""
     inputs = (q, k, v, log_i, log_f, *state)
-    if transforms.needs_gradient(*inputs):
-        h, c, n, m = _MLSTM.apply(*inputs, normalised)[:4]
-    elif q.shape[1] == 1:
-        h, c, n, m = torch.ops.exlstm.mlstm_triton_step(*inputs, normalised)
-    else:
-        h, c, n, m = torch.ops.exlstm.mlstm_triton_forward(*inputs, normalised, False)[:4]
+    if q.shape[1] > 1 or transforms.needs_gradient(*inputs):
+        return mlstm_op.run("mlstm_triton", q, k, v, log_i, log_f, state, normalised)
+    h, c, n, m = torch.ops.exlstm.mlstm_triton_step(*inputs, normalised)
     return h, MLSTMState(c, n, m) if normalised else MLSTMState(c, state.n, state.m)
-
-
-class _MLSTM(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(q, k, v, log_i, log_f, c, n, m, normalised):
-        return torch.ops.exlstm.mlstm_triton_forward(
-            q, k, v, log_i, log_f, c, n, m, normalised, True
-        )
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.normalised = inputs
-        h, _, _, _, *kept = output
-        ctx.mark_non_differentiable(*kept)
-        ctx.save_for_backward(*tensors, h, *kept)
-
-    @staticmethod
-    def backward(ctx, *d_outputs):
-        gradients = torch.ops.exlstm.mlstm_triton_backward(
-            *ctx.saved_tensors, *d_outputs[:4], ctx.normalised
-        )
-        return *gradients, None
 
 
 def tiling(key: int, value: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -97,23 +60,17 @@ def tiling(key: int, value: int, dtype: torch.dtype) -> tuple[int, int]:
 
 @torch.library.impl("exlstm::mlstm_triton_forward", ("cpu", "cuda"))
 def _forward(*arguments):
-    outputs = _forward_fake(*arguments)
-    _launch().forward(*arguments, outputs)  # pyright: ignore[reportCallIssue]
-    return outputs
+    return filled(_forward_fake(*arguments), _launch().forward, arguments)
 
 
 @torch.library.impl("exlstm::mlstm_triton_backward", ("cpu", "cuda"))
 def _backward(*arguments):
-    gradients = _backward_fake(*arguments)
-    _launch().backward(*arguments, gradients)  # pyright: ignore[reportCallIssue]
-    return gradients
+    return filled(mlstm_op.new_gradients(*arguments), _launch().backward, arguments)
 
 
 @torch.library.impl("exlstm::mlstm_triton_step", ("cpu", "cuda"))
 def _step(*arguments):
-    outputs = _step_fake(*arguments)
-    _launch().step(*arguments, outputs)  # pyright: ignore[reportCallIssue]
-    return outputs
+    return filled(_step_fake(*arguments), _launch().step, arguments)
 
 
 def _launch():
@@ -145,15 +102,6 @@ def _forward_fake(q, k, v, log_i, log_f, c, n, m, normalised, keep):
     )
 
 
-@torch.library.register_fake("exlstm::mlstm_triton_backward")
-def _backward_fake(q, k, v, log_i, log_f, c, n, m, *_):
-    return tuple(x.new_empty(x.shape) for x in (q, k, v, log_i, log_f, c, n, m))
-
-
 @torch.library.register_fake("exlstm::mlstm_triton_step")
 def _step_fake(q, k, v, log_i, log_f, c, n, m, normalised):
     return tuple(x.new_empty(x.shape) for x in (v, c, n, m))
-
-
-for _name in ("forward", "backward", "step"):
-    transforms.register_vmap(f"mlstm_triton_{_name}")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from exlstm.ops import slstm_op, transforms
 from exlstm.ops.slstm_reference import SLSTMState
+from exlstm.ops.triton_support import filled
 from exlstm.shapes import Bool, Float
 
 torch.library.define(
@@ -86,18 +87,12 @@ class _SLSTM(torch.autograd.Function):
 
 @torch.library.impl("exlstm::slstm_triton_forward", ("cpu", "cuda"))
 def _forward(*arguments: Any):
-    outputs = _forward_fake(*arguments)
-    with torch.cuda.device_of(outputs[0]):  # Triton takes the current device, not the tensors'
-        _launch().forward(*arguments, outputs)
-    return outputs
+    return filled(_forward_fake(*arguments), _launch().forward, arguments)
 
 
 @torch.library.impl("exlstm::slstm_triton_backward", ("cpu", "cuda"))
 def _backward(*arguments: Any):
-    gradients = _backward_fake(*arguments)
-    with torch.cuda.device_of(gradients[0]):
-        _launch().backward(*arguments, gradients)
-    return gradients
+    return filled(_backward_fake(*arguments), _launch().backward, arguments)
 
 
 def _launch() -> Any:

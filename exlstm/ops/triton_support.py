@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +36,13 @@ def triton_problem(*tensors: Tensor) -> str | None:
     return None
 
 
-def triton_yields(*tensors: Tensor) -> str:
-    """Why any other backend comes before Triton."""
-    if interprets():
-        return "TRITON_INTERPRET=1 is for tests: it runs by name only"
-    return "it has not been proven on a GPU yet: it runs by name only"
+def filled(
+    outputs: tuple[Tensor, ...], launch: Callable[..., None], arguments: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    """The outputs, once `launch(*arguments, outputs)` has written them by kernels."""
+    with torch.cuda.device_of(outputs[0]):  # Triton takes the current device, not the tensors'
+        launch(*arguments, outputs)
+    return outputs
 
 
 def interprets() -> bool:

@@ -38,6 +38,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
+def say_last(run: Path) -> str:
+    """Say which checkpoint is the newest of a run."""
+    saved = checkpoints(run)
+    return f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+
+
 def remove_old(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     for path in checkpoints(run)[:-keep]:

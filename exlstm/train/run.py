@@ -180,11 +180,9 @@ def _full_disk_in_one_line(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        saved = checkpoints.checkpoints(out)
-        last = f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         raise OSError(
-            f"out: {out} cannot be written ({error.strerror}); {last}; make room, then go on with "
-            f"{_program()} train --resume --out {shlex.quote(str(out))}"
+            f"out: {out} cannot be written ({error.strerror}); {checkpoints.say_last(out)}; make "
+            f"room, then go on with {_program()} train --resume --out {shlex.quote(str(out))}"
         ) from None
 
 

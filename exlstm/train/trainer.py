@@ -152,16 +152,12 @@ class LanguageModelTrainer(Trainer):
         if self.spikes is None or skipped >= self.arguments.spike_limit:
             others = f", like the {skipped - 1} before it" if skipped > 1 else ""
             raise FloatingPointError(
-                f"{reason} at step {step}, which was not applied{others}; {self._last_good()}; "
-                "a lower --learning-rate may help"
+                f"{reason} at step {step}, which was not applied{others}; "
+                f"{checkpoints.say_last(self.arguments.out)}; a lower --learning-rate may help"
             )
         self.say(f"step {step:,} is skipped: {reason}")
         model.zero_grad()  # an optimizer passes over what has no gradient
         self._tr_loss.zero_()  # the Trainer subtracts it from itself, which keeps a NaN
-
-    def _last_good(self) -> str:
-        saved = checkpoints.checkpoints(self.arguments.out)
-        return f"the last checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Report a step; the Trainer's summary at the end is left to the caller."""

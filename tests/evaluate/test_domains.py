@@ -53,19 +53,19 @@ def test_the_batch_size_does_not_matter(model: XLSTMLanguageModel) -> None:
 
 
 def test_a_document_is_read_piece_by_piece(model: XLSTMLanguageModel) -> None:
-    class Recorded:
-        asked: list[slice] = []  # noqa: RUF012
+    asked: list[slice] = []
 
+    class Recorded:
         def __len__(self) -> int:
             return 2 * PIECE_LENGTH + 5
 
         def __getitem__(self, where: slice) -> np.ndarray:
-            self.asked.append(where)
+            asked.append(where)
             return np.arange(*where.indices(len(self))) % 13
 
     evaluate_domains(model, [Domain("long", [Recorded()], 9)])
-    assert len(Recorded.asked) == 3
-    assert all(where.stop - where.start <= PIECE_LENGTH + 1 for where in Recorded.asked)
+    assert len(asked) == 3
+    assert all(where.stop - where.start <= PIECE_LENGTH + 1 for where in asked)
 
 
 def test_a_large_vocabulary_takes_its_logits_in_parts(

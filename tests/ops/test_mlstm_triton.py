@@ -90,7 +90,7 @@ def test_empty_rows_and_ties() -> None:
 @pytest.mark.parametrize("forget_gate", ["sigmoid", "exp"])
 @pytest.mark.parametrize("i", [-1000.0, 1000.0])
 def test_constant_extreme_gates_are_finite(i: float, forget_gate: str) -> None:
-    case = Case(name="constant", B=1, T=66, H=1, forget_gate=forget_gate)  # type: ignore[arg-type]
+    case = Case(name="constant", B=1, T=66, H=1, forget_gate=forget_gate)
     for f in (-1000.0, 1000.0):
         inputs = make_inputs("mlstm", case, torch.float32)
         inputs["i"], inputs["f"] = torch.full_like(inputs["i"], i), torch.full_like(inputs["f"], f)

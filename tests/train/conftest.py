@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 import torch
 
-from exlstm.train import TrainArguments
+from exlstm.train import TrainArguments, train
 
 # A model and a run of a few steps; with dropout, so that the random state matters.
 SMALL = {
@@ -51,3 +51,25 @@ def small(small_values, tmp_path):
         return TrainArguments(**{"out": tmp_path / "run", **small_values, **changes})
 
     return make
+
+
+@pytest.fixture
+def train_up_to(monkeypatch):
+    """Train, and break off before a step is logged."""
+
+    def train_up_to(step, arguments):
+        from exlstm.train.trainer import LanguageModelTrainer
+
+        log = LanguageModelTrainer.log
+
+        def stop(self, *rest):
+            if self.state.global_step == step:
+                raise InterruptedError
+            log(self, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LanguageModelTrainer, "log", stop)
+            with pytest.raises(InterruptedError):
+                train(arguments)
+
+    return train_up_to

@@ -1,4 +1,4 @@
-"""Runs of several processes that talk by gloo, as under torchrun, without the time it takes."""
+"""Processes that talk by gloo, as under torchrun, without the time it takes."""
 
 import contextlib
 import importlib
@@ -23,15 +23,19 @@ def launch(context, argv, num_processes=2, victim=None):
     `victim` is a process, a function and which call of it: that process kills itself before. With
     an action as a fourth, it does that instead. What process N says is in N.err beside the run.
     """
+    return start(context, _exlstm, argv, victim, num_processes=num_processes)
+
+
+def start(context, body, *args, num_processes=2):
+    """Start `body(rank, *args)`, which may return an exit code, in several processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = []
     for rank in range(num_processes):
-        own = victim[1:] if victim is not None and victim[0] == rank else None
-        process = context.Process(target=_one, args=(rank, num_processes, port, argv, own))
-        process.start()
-        started.append(process)
+        target = (rank, num_processes, port, body, args)
+        started.append(context.Process(target=_one, args=target))
+        started[-1].start()
     return started
 
 
@@ -63,26 +67,30 @@ def wait_for_step(out, step, processes):
         time.sleep(0.001)
 
 
-def _one(rank, num_processes, port, argv, victim):
+def _one(rank, num_processes, port, body, args):
     if num_processes > 1:
         os.environ.update(
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_processes),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
         )  # fmt: skip
+    code = body(rank, *args)
+    if not code and torch.distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):  # process 0 has gone with its error
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+    sys.exit(code)
+
+
+def _exlstm(rank, argv, victim):
     run._FSDP_ON_CPU = True
-    if victim is not None:
-        place, *action = victim
+    if victim is not None and victim[0] == rank:
+        _, place, *action = victim
         before_call(*place, *(action or [kill]))
     importlib.import_module("exlstm.train.trainer")  # what its libraries say then is not ours
     said = Path(argv[argv.index("--out") + 1]).parent / f"{rank}.err"
-    with said.open("w") as file, contextlib.redirect_stderr(file):
-        with contextlib.redirect_stdout(io.StringIO()):
-            code = main(argv)
-        if code == 0 and torch.distributed.is_initialized():
-            with contextlib.suppress(RuntimeError):  # process 0 has gone with its error
-                torch.distributed.barrier()
-                torch.distributed.destroy_process_group()
-    sys.exit(code)
+    silent = contextlib.redirect_stdout(io.StringIO())
+    with said.open("w") as file, contextlib.redirect_stderr(file), silent:
+        return main(argv)
 
 
 def kill():

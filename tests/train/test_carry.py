@@ -1,13 +1,12 @@
 """Truncated backpropagation: a row begins with the memory of the row before it."""
 
 import json
-import os
 import shutil
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
+from launching import finish, start
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
@@ -21,7 +20,6 @@ from exlstm.train.carried import gathered, load_memory
 from exlstm.train.corpus import open_corpus
 from exlstm.train.loss import WithLoss
 from exlstm.train.metrics import read_metrics
-from exlstm.train.trainer import LanguageModelTrainer
 
 
 @pytest.fixture
@@ -69,7 +67,7 @@ def test_two_steps_are_one_of_twice_the_length(tmp_path):
     assert_agrees(got, with_gradients(module, loss))
 
 
-def test_a_run_stopped_and_resumed_ends_with_the_same_bits(carried, monkeypatch):
+def test_a_run_stopped_and_resumed_ends_with_the_same_bits(carried, train_up_to):
     whole = train(carried())
     arguments = carried()
     arguments = replace(arguments, out=arguments.out.with_name("stopped"))
@@ -77,16 +75,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(carried, monkeypatch)
     assert 4 % lanes.per_lane  # the checkpoint is in the middle of an epoch
     assert lanes.per_lane < 10
 
-    def stop(self, logs, start_time=None):
-        if self.state.global_step == 7:
-            raise RuntimeError("stopped")
-        log(self, logs, start_time)
-
-    log = LanguageModelTrainer.log
-    monkeypatch.setattr(LanguageModelTrainer, "log", stop)
-    with pytest.raises(RuntimeError, match="stopped"):
-        train(arguments)
-    monkeypatch.undo()
+    train_up_to(7, arguments)
     result = train(replace(arguments, resume=True))
     for path in whole.checkpoint.iterdir():
         assert path.read_bytes() == (result.checkpoint / path.name).read_bytes(), path.name
@@ -104,29 +93,8 @@ def test_a_damaged_memory_is_refused(carried):
         train(replace(arguments, resume=True))
 
 
-def one_of_two(rank, port, arguments):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
+def one_of_several(rank, arguments):
     train(TrainArguments.from_dict(arguments))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
-def train_on_two(processes, arguments):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        processes.Process(target=one_of_two, args=(rank, port, arguments.to_dict()))
-        for rank in (0, 1)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def assert_same_metrics(one, other):
@@ -145,7 +113,7 @@ def test_a_run_goes_on_with_other_processes_and_parts(carried, processes):
     shutil.copytree(one.out, two.out)
     for step in ("000008", "000010"):
         shutil.rmtree(two.out / f"checkpoint-{step}")
-    train_on_two(processes, two)
+    assert finish(start(processes, one_of_several, two.to_dict())) == [0, 0]
     assert_same_metrics(two.out, one.out)
     shutil.rmtree(two.out / "checkpoint-000010")
     train(replace(two, accumulate=2))

@@ -11,7 +11,7 @@ from exlstm.train import train
 from exlstm.train import trainer as trainer_module
 from exlstm.train.metrics import read_metrics
 from exlstm.train.schedule import BatchSizes, learning_rate_factor
-from exlstm.train.trainer import LanguageModelTrainer, _Batches
+from exlstm.train.trainer import _Batches
 
 
 def factors(schedule, **options):
@@ -119,7 +119,9 @@ def test_the_samples_of_a_ramp_do_not_depend_on_the_number_of_processes(small, m
         assert sorted(seen) == list(range(12, 12 + 12 + 24 + 24))
 
 
-def test_a_run_with_a_ramp_reports_its_real_speed_and_goes_on_exactly(small, monkeypatch):
+def test_a_run_with_a_ramp_reports_its_real_speed_and_goes_on_exactly(
+    small, monkeypatch, train_up_to
+):
     # A clock that moves on by a second between the two looks at it in each step.
     clock = types.SimpleNamespace(perf_counter=itertools.count().__next__)
     monkeypatch.setattr(trainer_module, "time", clock)
@@ -128,19 +130,9 @@ def test_a_run_with_a_ramp_reports_its_real_speed_and_goes_on_exactly(small, mon
     lines = read_metrics(whole.metrics)
     assert [line["tokens_per_second"] for line in lines] == [32, 32, 64, 64, 128, 128]
 
-    log = LanguageModelTrainer.log
-
-    def stop_at_five(self, logs, *rest):
-        if self.state.global_step == 5:
-            raise InterruptedError
-        log(self, logs, *rest)
-
     arguments = small(**changes)
     arguments = replace(arguments, out=arguments.out.with_name("again"))
-    with monkeypatch.context() as patch:
-        patch.setattr(LanguageModelTrainer, "log", stop_at_five)
-        with pytest.raises(InterruptedError):
-            train(arguments)
+    train_up_to(5, arguments)
     again = train(replace(arguments, resume=True))
     name = "model.safetensors"
     assert (again.checkpoint / name).read_bytes() == (whole.checkpoint / name).read_bytes()

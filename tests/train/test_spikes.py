@@ -2,12 +2,11 @@
 
 import json
 import math
-import os
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
+from launching import finish, start
 
 from exlstm.models import load_model
 from exlstm.train import TrainArguments, spikes, train
@@ -131,23 +130,13 @@ def test_the_data_goes_on_behind_a_skipped_step(small, spoil):
     assert len({line["loss"] for line in lines}) == 5
 
 
-def test_what_the_guard_remembers_survives_a_resume(small, spoil, monkeypatch):
+def test_what_the_guard_remembers_survives_a_resume(small, spoil, train_up_to):
     spoil({6, 8}, 1e3)
     changes = {"spike_factor": 10.0, "save_every": 6}
     whole = train(small(**changes))
-    log = LanguageModelTrainer.log
-
-    def stop_at_seven(self, logs, *rest):
-        if self.state.global_step == 7:
-            raise InterruptedError
-        log(self, logs, *rest)
-
     arguments = small(**changes)
     arguments = replace(arguments, out=arguments.out.with_name("again"))
-    with monkeypatch.context() as patch:
-        patch.setattr(LanguageModelTrainer, "log", stop_at_seven)
-        with pytest.raises(InterruptedError):
-            train(arguments)
+    train_up_to(7, arguments)
     again = train(replace(arguments, resume=True))
     names = [path.name for path in whole.checkpoint.iterdir()]
     assert contents(again.checkpoint, *names) == contents(whole.checkpoint, *names)
@@ -190,12 +179,8 @@ def test_a_limit_of_zero_is_refused(small):
         small(spike_limit=0).check()
 
 
-def one_of_two(rank, port, arguments):
+def one_of_two(rank, arguments):
     """The loss of process 1 is not finite in its third step, though its gradient is."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
     forward, calls = WithLoss.forward, iter(range(1, 1000))
 
     def with_loss(self, *args, **kwargs):
@@ -205,23 +190,10 @@ def one_of_two(rank, port, arguments):
 
     WithLoss.forward = with_loss
     train(TrainArguments.from_dict(arguments))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def test_all_processes_skip_the_same_steps(small, processes):
     arguments = small(spike_factor=10.0, steps=5)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [
-        processes.Process(target=one_of_two, args=(rank, port, arguments.to_dict()))
-        for rank in (0, 1)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    assert [process.exitcode for process in ranks] == [0, 0]
+    assert finish(start(processes, one_of_two, arguments.to_dict())) == [0, 0]
     lines = read_metrics(arguments.out / "metrics.jsonl")
     assert [line["step"] for line in lines if line.get("skipped")] == [3]
