@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import exlstm
-from exlstm.experiments.sequence_models import SequenceModel, build_model, parameter_groups
+from exlstm.experiments.sequence_models import SequenceModel, build_model
+from exlstm.nn.parameter_groups import parameter_groups
 from exlstm.tasks import Batch, Task, scaled_accuracy
 
 VALIDATION, VALIDATION_LONG, TEST = 0, 1, 2

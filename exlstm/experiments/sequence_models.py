@@ -100,24 +100,6 @@ def build_model(text: str, task: Task, d_model: int = 64) -> SequenceModel:
     return SequenceModel(embedding, backbone, head, NOTES.get(name, ""))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The two groups AdamW takes: matrices named `weight`, which decay, and what does not.
-
-    Norms, biases, token embeddings and xLSTM's recurrent kernels do not. For an xLSTM these are the
-    groups of `exlstm.train`, which goes by its names; baselines name their norms otherwise.
-    """
-    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    decayed, undecayed = [], []
-    for name, parameter in model.named_parameters():
-        is_matrix = "weight" in name.rpartition(".")[2] and parameter.ndim > 1
-        kept = id(parameter) in embeddings or not is_matrix
-        (undecayed if kept else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
-
-
 def _keywords(make: Callable[..., nn.Module]) -> dict[str, Any]:
     """The options a function takes, with their defaults."""
     parameters = inspect.signature(make).parameters.values()

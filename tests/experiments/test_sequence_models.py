@@ -5,11 +5,10 @@ import torch
 from stand_in import LastNumber, LastToken, short_run
 
 from exlstm.experiments import build_model, find_task, train
-from exlstm.experiments.sequence_models import BASELINES, parameter_groups
-from exlstm.models import XLSTMConfig, XLSTMLanguageModel
+from exlstm.experiments.sequence_models import BASELINES
 from exlstm.nn import XLSTMStack
+from exlstm.nn.parameter_groups import parameter_groups
 from exlstm.testing import assert_agrees
-from exlstm.train import optimizer
 
 MODELS = ["ms", "M", "xlstm[1:0]", "xlstm[0:1],conv_width=0,recurrent_init=uniform", *BASELINES]
 
@@ -95,15 +94,6 @@ def test_models_differ_in_their_backbone_only():
 
 def test_slow_paths_are_marked():
     assert [m for m in MODELS if build_model(m, LastToken(), 16).note] == ["mamba", "rwkv4"]
-
-
-def test_an_xlstms_groups_are_those_of_the_engine():
-    config = XLSTMConfig(vocab_size=7, d_model=16, pattern="msM")
-    model = XLSTMLanguageModel(config)
-    ours, engines = parameter_groups(model, 0.1), optimizer.parameter_groups(model, 0.1)
-    for one, other in zip(ours, engines, strict=True):
-        assert one["weight_decay"] == other["weight_decay"]
-        assert list(map(id, one["params"])) == list(map(id, other["params"]))
 
 
 @pytest.mark.parametrize("model", BASELINES)

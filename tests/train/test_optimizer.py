@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from exlstm.models import XLSTMConfig, XLSTMLanguageModel
-from exlstm.train.optimizer import adamw, parameter_groups
+from exlstm.nn.parameter_groups import parameter_groups
+from exlstm.train.optimizer import adamw
 
 
 @pytest.fixture(params=[False, True], ids=["own head", "tied head"])
