@@ -44,8 +44,7 @@ def widenings(truth: np.ndarray, quantiles: np.ndarray, levels: Sequence[float])
         levels: τ of each, symmetric about a half (Q,).
 
     Returns:
-        (horizon, Q // 2), the outermost interval first; no interval is widened less than one
-        inside of it, so that they stay nested. Negative is narrower.
+        (horizon, Q // 2), the outermost interval first. Negative is narrower.
 
     Raises:
         ValueError: At some step there are too few windows to promise the outermost interval.
@@ -72,14 +71,14 @@ def widenings(truth: np.ndarray, quantiles: np.ndarray, levels: Sequence[float])
                 f"{math.ceil(share / (1 - share) - 1e-9)}: raise calibration_share"
             )
         wider[:, pair] = error[rank - 1, np.arange(len(rank)), pair]
-    return np.maximum.accumulate(wider[:, ::-1], axis=1)[:, ::-1]
+    return wider
 
 
 def widened(quantiles: np.ndarray, wider: np.ndarray) -> np.ndarray:
-    """Widen the intervals of forecasts (..., horizon, Q); they never cross.
+    """Widen the intervals of forecasts (..., horizon, Q), from the innermost to the outermost.
 
-    Where the narrower would turn an interval round, it is the point between, and nothing lies
-    outside of what is wider.
+    The middle stays, and each interval holds what lies inside of it, so that quantiles never cross;
+    an interval only ever becomes wider by that.
 
     Example:
         >>> widened(np.array([[1.0, 2.0, 3.0]]), np.array([[0.5]])).tolist()
@@ -87,7 +86,10 @@ def widened(quantiles: np.ndarray, wider: np.ndarray) -> np.ndarray:
     """
     pairs = wider.shape[-1]
     result = quantiles.copy()
-    center = (quantiles[..., :pairs] + quantiles[..., ::-1][..., :pairs]) / 2
-    result[..., :pairs] = np.minimum(quantiles[..., :pairs] - wider, center)
-    result[..., ::-1][..., :pairs] = np.maximum(quantiles[..., ::-1][..., :pairs] + wider, center)
-    return np.sort(result, axis=-1)
+    middle = quantiles[..., [pairs, -1 - pairs]].mean(-1)
+    low, high = middle, middle
+    for pair in reversed(range(pairs)):
+        low = np.minimum(low, quantiles[..., pair] - wider[..., pair])
+        high = np.maximum(high, quantiles[..., -1 - pair] + wider[..., pair])
+        result[..., pair], result[..., -1 - pair] = low, high
+    return result
