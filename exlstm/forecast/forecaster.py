@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from exlstm.estimators import Training
 from exlstm.forecast.backtest import CrossValidation, fit_and_backtest
-from exlstm.forecast.conformal import check_symmetric
 from exlstm.forecast.encoding import Encoding
 from exlstm.forecast.fitting import calibrate, forecast, learn
 from exlstm.forecast.grid import season_of
-from exlstm.forecast.inputs import Layout, advanced, check_columns, history_of, known_ahead, read
+from exlstm.forecast.inputs import Layout, advanced, history_of, known_ahead, read
 from exlstm.forecast.panel import Panel
 from exlstm.forecast.results import as_given, between
 from exlstm.forecast.rows import Covariates
 from exlstm.forecast.saving import load_fitted, save_fitted
+from exlstm.forecast.settings import check_settings, patch_of, print_line
 from exlstm.forecast.splits import Origins, split
 from exlstm.forecast.windows import Windows
 from exlstm.models.forecaster import ForecasterConfig, XLSTMForecastModel
@@ -302,24 +301,7 @@ class XLSTMForecaster(BaseEstimator):
 
     def _read(self, X: Any) -> tuple[Panel, Layout]:
         """Read what is to be fitted, after a check of what the constructor was told."""
-        check_columns(self.static, self.past, self.future)
-        for name in ("horizon", "windows_per_epoch"):
-            if not isinstance(getattr(self, name), int | np.integer) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        for name in ("context_length", "season_length", "patch_length"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.validation_windows < 0:
-            raise ValueError(
-                f"validation_windows must not be negative, got {self.validation_windows}"
-            )
-        between(np.asarray(self.quantiles), self.quantiles, (0.5,))  # a median can be found
-        if self.conformal:
-            check_symmetric(self.quantiles)
-            if not 0 < self.calibration_share < 1:
-                raise ValueError(
-                    f"calibration_share must lie between 0 and 1, got {self.calibration_share}"
-                )
+        check_settings(self)
         return read(X, self._covariates(), self.freq)
 
     def _fit(self, panel: Panel, layout: Layout) -> XLSTMForecaster:
@@ -343,7 +325,7 @@ class XLSTMForecaster(BaseEstimator):
         config = ForecasterConfig(
             horizon=self.horizon,
             context_length=context_length,
-            patch_length=self.patch_length or _patch_of(season_length),
+            patch_length=self.patch_length or patch_of(season_length),
             num_past=len(covariates.past),
             num_future=len(covariates.future),
             num_static=encoding.num_static,
@@ -364,13 +346,14 @@ class XLSTMForecaster(BaseEstimator):
                 training,
                 self.windows_per_epoch,
                 seed=seed,
-                progress=_print_line if self.progress is True else self.progress or None,
+                progress=print_line if self.progress is True else self.progress or None,
             )
         wider = None
         if self.conformal:
             wider = calibrate(model, windows, parts.calibration, tuple(self.quantiles))
         self.model_, self.encoding_, self.widenings_ = model, encoding, wider
-        self.losses_, self.layout_, self.freq_ = losses, layout, panel.freq
+        self.losses_, self.freq_ = losses, panel.freq
+        self.layout_: Layout = layout
         self.context_length_ = context_length
         self.season_length_ = season_length
         self.history_ = panel.last(context_length)
@@ -411,12 +394,3 @@ class XLSTMForecaster(BaseEstimator):
         )
         origins = Origins(np.arange(len(panel.ids)), panel.lengths)
         return forecast(self.model_, windows, origins, self.widenings_)
-
-
-def _patch_of(season_length: int) -> int:
-    return 16 if season_length > 32 else season_length * max(1, round(16 / season_length))
-
-
-def _print_line(line: dict[str, float]) -> None:
-    numbers = "  ".join(f"{name} {value:.4f}" for name, value in line.items() if name != "epoch")
-    print(f"epoch {line['epoch']:>3}  {numbers}", file=sys.stderr, flush=True)

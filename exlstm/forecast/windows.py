@@ -84,7 +84,7 @@ class Windows:
         target = values[:, :context, 0]
         shift, scale = standardisation(target)
         y = (values[..., 0] - shift[:, None]) / np.where(scale > 0, scale, 1.0)[:, None]
-        with_time = (values[..., 1:] - self._shift) / self._scale if len(self._shift) else None
+        with_time = (values[..., 1:] - self._shift) / self._scale
         past = future = None
         if self._num_past:
             past = _tensor(with_time[:, :context, : self._num_past])
