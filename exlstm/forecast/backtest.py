@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,8 +39,30 @@ class Origin(NamedTuple):
     scale: np.ndarray
 
 
-def backtest(fitted: XLSTMForecaster, panel: Panel, windows: int, step: int) -> CrossValidation:
-    """Forecast the ends of a panel with what was fitted on the part before, earliest first."""
+def fit_and_backtest(
+    forecaster: XLSTMForecaster, given: Any, windows: int, step: int
+) -> CrossValidation:
+    """Fit on what lies before the first origin, and forecast from each; see `cross_validate`.
+
+    The state is then the end of all that was given.
+    """
+    panel, layout = forecaster._read(given)
+    horizon = forecaster.horizon
+    if windows < 1 or step < 1:
+        raise ValueError(f"windows {windows} and step {step} must be at least 1")
+    before = panel.without_last(horizon + (windows - 1) * step)
+    if not before.ids:
+        raise ValueError(
+            f"{windows} windows of horizon {horizon}, {step} steps apart, are too long for the "
+            f"data: the longest series has {panel.lengths.max()} steps"
+        )
+    forecaster._fit(before, layout)
+    result = _backtest(forecaster, panel.of(before.ids), windows, step)
+    forecaster.history_ = panel.last(forecaster.context_length_)
+    return result
+
+
+def _backtest(fitted: XLSTMForecaster, panel: Panel, windows: int, step: int) -> CrossValidation:
     horizon, levels = fitted.horizon, tuple(fitted.quantiles)
     origins, frames = [], []
     for back in range((windows - 1) * step, -1, -step):

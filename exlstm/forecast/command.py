@@ -65,6 +65,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
     """Fit on all but the last horizon, score on it, then forecast from the end."""
     try:
         from exlstm.forecast import XLSTMForecaster
+        from exlstm.forecast.backtest import fit_and_backtest
         from exlstm.forecast.table import Columns, read_table
     except ModuleNotFoundError as error:
         raise ValueError(f"exlstm forecast needs {error.name}: pip install 'exlstm[ts]'") from None
@@ -99,7 +100,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
             random_state=arguments.seed,
             progress=True,
         )
-        checked = forecaster.fit_and_check(frame)
+        checked = fit_and_backtest(forecaster, frame, 1, arguments.horizon)
         quantiles = forecaster.predict_quantiles(future=future)
         quantiles.insert(2, "y_hat", forecaster.predict(future=future)["y_hat"])
         quantiles.to_csv(partial / "forecasts.csv", index=False)

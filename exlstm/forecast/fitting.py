@@ -16,6 +16,9 @@ from exlstm.models.forecaster import XLSTMForecastModel
 BATCH = 256
 """Windows that are forecast at once."""
 
+_ROWS_OF_START = 4
+_STRENGTH = 0.1  # of the start, where no windows validate which is best
+
 
 def learn(
     model: XLSTMForecastModel,
@@ -27,8 +30,13 @@ def learn(
     seed: int,
     progress: Callable[[dict[str, float]], object] | None,
 ) -> list[dict[str, float]]:
-    """Train `model` in place on windows drawn anew in every epoch; return a line an epoch."""
+    """Train `model` in place, from its start in closed form, on windows drawn anew in every epoch.
+
+    Returns:
+        A line an epoch.
+    """
     generator = np.random.default_rng(seed)
+    _start(model, windows, split, _ROWS_OF_START * windows_per_epoch, generator)
     epoch = Origins(np.empty(0, int), np.empty(0, int))
     count = min(windows_per_epoch, len(split.train.steps))
     left = 0
@@ -59,6 +67,22 @@ def learn(
         seed=seed,
         progress=progress,
     )
+
+
+def _start(
+    model: XLSTMForecastModel,
+    windows: Windows,
+    split: Split,
+    count: int,
+    generator: np.random.Generator,
+) -> None:
+    rows = windows.batch(*drawn(split.train, count, generator))
+    if len(split.validation.steps):
+        chosen = windows.batch(*drawn(split.validation, count, generator))
+        model.start_from(rows.target, rows.truth, (chosen.target, chosen.truth))
+    else:
+        pair = (rows.target, rows.truth)
+        model.start_from(*pair, pair, strengths=(_STRENGTH,))
 
 
 @torch.inference_mode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from exlstm.estimators import Training
-from exlstm.forecast.backtest import CrossValidation, backtest
-from exlstm.forecast.conformal import check_symmetric
+from exlstm.forecast.backtest import CrossValidation, fit_and_backtest
 from exlstm.forecast.encoding import Encoding
 from exlstm.forecast.fitting import calibrate, forecast, learn
 from exlstm.forecast.grid import season_of
-from exlstm.forecast.inputs import Layout, advanced, check_columns, history_of, known_ahead, read
+from exlstm.forecast.inputs import Layout, advanced, history_of, known_ahead, read
 from exlstm.forecast.panel import Panel
 from exlstm.forecast.results import as_given, between
 from exlstm.forecast.rows import Covariates
 from exlstm.forecast.saving import load_fitted, save_fitted
+from exlstm.forecast.settings import check_settings, patch_of, print_line
 from exlstm.forecast.splits import Origins, split
 from exlstm.forecast.windows import Windows
 from exlstm.models.forecaster import ForecasterConfig, XLSTMForecastModel
@@ -57,7 +56,8 @@ class XLSTMForecaster(BaseEstimator):
         future: Columns of numbers that are known over the horizon too.
         quantiles: Which are learned; those between are interpolated.
         context_length: Steps a forecast reads. `None`: those of the longest series, at most 512.
-        patch_length: Steps of a token of the model.
+        patch_length: Steps of a token of the model. `None`: seasons, of about 16 steps together,
+            or 16 where a season is longer than 32.
         pattern: Its blocks: s an sLSTM, m an mLSTM.
         d_model: Its width.
         num_heads: Its heads.
@@ -106,7 +106,7 @@ class XLSTMForecaster(BaseEstimator):
         future: Sequence[str] = (),
         quantiles: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
         context_length: int | None = None,
-        patch_length: int = 16,
+        patch_length: int | None = None,
         pattern: str = "ss",
         d_model: int = 64,
         num_heads: int = 4,
@@ -158,9 +158,7 @@ class XLSTMForecaster(BaseEstimator):
         Raises:
             ValueError: The input cannot be read, or is too short or constant for what is asked.
         """
-        self._check()
-        panel, layout = read(X, self._covariates(), self.freq)
-        return self._fit(panel, layout)
+        return self._fit(*self._read(X))
 
     def predict(self, X: Any = None, future: pd.DataFrame | None = None) -> Any:
         """Forecast the median of the next `horizon` steps.
@@ -242,19 +240,7 @@ class XLSTMForecaster(BaseEstimator):
         Raises:
             ValueError: As `fit`, on what lies before the first origin.
         """
-        self._check()
-        panel, _ = read(X, self._covariates(), self.freq)
-        step = self.horizon if step is None else step
-        if windows < 1 or step < 1:
-            raise ValueError(f"windows {windows} and step {step} must be at least 1")
-        before = panel.without_last(self.horizon + (windows - 1) * step)
-        if not before.ids:
-            raise ValueError(
-                f"{windows} windows of horizon {self.horizon}, {step} steps apart, are too long for"
-                f" the data: the longest series has {panel.lengths.max()} steps"
-            )
-        copy = clone(self)._fit(before, "frame")
-        return backtest(copy, panel.of(before.ids), windows, step)
+        return fit_and_backtest(clone(self), X, windows, step or self.horizon)
 
     def plot(
         self,
@@ -313,26 +299,10 @@ class XLSTMForecaster(BaseEstimator):
     def _covariates(self) -> Covariates:
         return Covariates(tuple(self.static), tuple(self.past), tuple(self.future))
 
-    def _check(self) -> None:
-        """Check what the constructor was told, as far as the model and `Training` do not."""
-        check_columns(self.static, self.past, self.future)
-        for name in ("horizon", "windows_per_epoch"):
-            if not isinstance(getattr(self, name), int | np.integer) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        for name in ("context_length", "season_length"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.validation_windows < 0:
-            raise ValueError(
-                f"validation_windows must not be negative, got {self.validation_windows}"
-            )
-        between(np.asarray(self.quantiles), self.quantiles, (0.5,))  # a median can be found
-        if self.conformal:
-            check_symmetric(self.quantiles)
-            if not 0 < self.calibration_share < 1:
-                raise ValueError(
-                    f"calibration_share must lie between 0 and 1, got {self.calibration_share}"
-                )
+    def _read(self, X: Any) -> tuple[Panel, Layout]:
+        """Read what is to be fitted, after a check of what the constructor was told."""
+        check_settings(self)
+        return read(X, self._covariates(), self.freq)
 
     def _fit(self, panel: Panel, layout: Layout) -> XLSTMForecaster:
         covariates = self._covariates()
@@ -351,10 +321,11 @@ class XLSTMForecaster(BaseEstimator):
         seen = [values[:end] for values, end in zip(panel.values, parts.trained, strict=True)]
         encoding = Encoding.fit(replace(panel, values=seen), covariates)
         windows = Windows(panel, encoding, covariates, context_length, self.horizon)
+        season_length = self.season_length or season_of(panel.freq)
         config = ForecasterConfig(
             horizon=self.horizon,
             context_length=context_length,
-            patch_length=self.patch_length,
+            patch_length=self.patch_length or patch_of(season_length),
             num_past=len(covariates.past),
             num_future=len(covariates.future),
             num_static=encoding.num_static,
@@ -375,15 +346,16 @@ class XLSTMForecaster(BaseEstimator):
                 training,
                 self.windows_per_epoch,
                 seed=seed,
-                progress=_print_line if self.progress is True else self.progress or None,
+                progress=print_line if self.progress is True else self.progress or None,
             )
         wider = None
         if self.conformal:
             wider = calibrate(model, windows, parts.calibration, tuple(self.quantiles))
         self.model_, self.encoding_, self.widenings_ = model, encoding, wider
-        self.losses_, self.layout_, self.freq_ = losses, layout, panel.freq
+        self.losses_, self.freq_ = losses, panel.freq
+        self.layout_: Layout = layout
         self.context_length_ = context_length
-        self.season_length_ = self.season_length or season_of(panel.freq)
+        self.season_length_ = season_length
         self.history_ = panel.last(context_length)
         return self
 
@@ -422,8 +394,3 @@ class XLSTMForecaster(BaseEstimator):
         )
         origins = Origins(np.arange(len(panel.ids)), panel.lengths)
         return forecast(self.model_, windows, origins, self.widenings_)
-
-
-def _print_line(line: dict[str, float]) -> None:
-    numbers = "  ".join(f"{name} {value:.4f}" for name, value in line.items() if name != "epoch")
-    print(f"epoch {line['epoch']:>3}  {numbers}", file=sys.stderr, flush=True)

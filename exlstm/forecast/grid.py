@@ -5,12 +5,15 @@ A frequency is a number of units for integer timestamps, and the name of a panda
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
 Frequency = int | str
-Timestamp = int | pd.Timestamp
+Timestamp = Any
+"""An int or a `pandas.Timestamp`."""
 
 SPARSE = 100
 """A series with one row in more than this many steps was given the wrong frequency."""
@@ -65,7 +68,7 @@ def infer_frequency(times: pd.Index) -> Frequency | None:
         return None
     if not isinstance(times, pd.DatetimeIndex):
         return int(np.diff(times.to_numpy()).min())
-    step = pd.Timedelta(np.diff(times.asi8).min(), unit=times.unit)
+    step: Any = pd.Timedelta(np.diff(times.asi8).min(), unit=times.unit)
     wall = times
     if times.tz is not None and step > _DAY - pd.Timedelta(hours=3):  # days that a clock's change
         wall = times.tz_localize(None)  # makes shorter or longer are days
@@ -78,8 +81,8 @@ def infer_frequency(times: pd.Index) -> Frequency | None:
                 return name if months == 1 else f"{months}{name}"
     if step % _DAY == pd.Timedelta(0):
         days = step // _DAY
-        weekdays = bool((wall.dayofweek < 5).all())
-        if days == 1 and weekdays and np.diff(wall.asi8).max() > np.diff(wall.asi8).min():
+        weekday = wall.day_of_week.to_numpy()
+        if days == 1 and (weekday < 5).all() and (np.diff(weekday) < 0).any():
             return "B"
         return _days(days)
     return to_offset(step).freqstr

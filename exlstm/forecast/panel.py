@@ -40,7 +40,7 @@ class Panel:
     ends: list[Timestamp]
     freq: Frequency
     values: list[np.ndarray]
-    static: list[tuple[object, ...]]
+    static: list[tuple[Any, ...]]
 
     @property
     def lengths(self) -> np.ndarray:

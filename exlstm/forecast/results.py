@@ -22,16 +22,16 @@ def between(quantiles: np.ndarray, levels: Sequence[float], wanted: Sequence[flo
         >>> between(np.array([[1.0, 3.0]]), (0.2, 0.8), (0.2, 0.5)).round(9).tolist()
         [[1.0, 2.0]]
     """
-    learned, wanted = np.asarray(levels, float), np.asarray(wanted, float)
-    for level in wanted:
+    learned, asked = np.asarray(levels, float), np.asarray(wanted, float)
+    for level in asked:
         if not learned[0] <= level <= learned[-1]:
             raise ValueError(
                 f"quantiles: {level:g} is outside of those learned, {learned[0]:g} to "
                 f"{learned[-1]:g}; fit with quantiles= that reach as far"
             )
-    right = np.searchsorted(learned, wanted)
-    left = np.where(learned[right] == wanted, right, right - 1)
-    share = (wanted - learned[left]) / np.where(right > left, learned[right] - learned[left], 1.0)
+    right = np.searchsorted(learned, asked)
+    left = np.where(learned[right] == asked, right, right - 1)
+    share = (asked - learned[left]) / np.where(right > left, learned[right] - learned[left], 1.0)
     return quantiles[..., left] * (1 - share) + quantiles[..., right] * share
 
 

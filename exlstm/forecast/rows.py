@@ -20,10 +20,10 @@ class Covariates(NamedTuple):
 class Rows(NamedTuple):
     """Of one series: sorted timestamps and their numbers (n, columns)."""
 
-    id: object
+    id: Any
     times: pd.Index
     values: np.ndarray
-    static: tuple[object, ...]
+    static: tuple[Any, ...]
 
 
 def read_rows(
@@ -90,7 +90,7 @@ def read_rows(
     ]
 
 
-def _times(ds: pd.Series) -> pd.Index:
+def _times(ds: Any) -> pd.Index:
     if not (types.is_datetime64_any_dtype(ds) or types.is_integer_dtype(ds)):
         raise ValueError(
             f"ds is {ds.dtype}: it must be dates, as pandas.to_datetime gives them, or integers"
@@ -100,13 +100,13 @@ def _times(ds: pd.Series) -> pd.Index:
     return pd.Index(ds) if types.is_datetime64_any_dtype(ds) else pd.Index(ds.to_numpy(np.int64))
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
+def _numbers(column: Any) -> np.ndarray:
     if not types.is_numeric_dtype(column) or types.is_complex_dtype(column):
         raise ValueError(f"{column.name} is {column.dtype}: it must be numbers")
     return column.to_numpy(np.float64, na_value=np.nan)
 
 
-def _static(column: pd.Series, codes: np.ndarray, ids: pd.Index, begins: np.ndarray) -> list:
+def _static(column: Any, codes: np.ndarray, ids: Any, begins: np.ndarray) -> list[Any]:
     """The one value of each series, as Python holds it."""
     missing = column.isna().to_numpy()
     if missing.any():

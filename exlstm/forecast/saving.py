@@ -60,7 +60,7 @@ def save_fitted(forecaster: XLSTMForecaster, folder: str | os.PathLike[str]) -> 
 def load_fitted(kind: type[Forecaster], folder: str | os.PathLike[str]) -> Forecaster:
     """See `XLSTMForecaster.load`."""
     saved = read(folder, "XLSTMForecaster")
-    parameters = {
+    parameters: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in saved.parameters.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pandas.api import types
@@ -49,7 +50,7 @@ def read_table(path: Path, columns: Columns, *, has_values: bool = True) -> pd.D
             read in two ways.
     """
     try:
-        table = pd.read_csv(path)
+        table: Any = pd.read_csv(path)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV: {str(error).strip()}") from None
     id = columns.id or ("unique_id" if "unique_id" in table.columns else None)

@@ -19,8 +19,8 @@ class Batch(NamedTuple):
     Attributes:
         target: (B, C), standardised by its own mean and deviation; NaN is missing.
         truth: (B, horizon), by the same; NaN is not known.
-        past: (B, C, P), or None.
-        future: (B, C + horizon, F), or None.
+        past: (B, C, P), standardised by what was trained on, or None.
+        future: (B, C + horizon, F), by the same, or None.
         static: (B, S), or None.
         shift: Mean of each target (B,), float64.
         scale: Its standard deviation; 0 where all that is known is one number.
@@ -84,12 +84,12 @@ class Windows:
         target = values[:, :context, 0]
         shift, scale = standardisation(target)
         y = (values[..., 0] - shift[:, None]) / np.where(scale > 0, scale, 1.0)[:, None]
-        with_time = (values[..., 1:] - self._shift) / self._scale if len(self._shift) else None
+        with_time = (values[..., 1:] - self._shift) / self._scale
         past = future = None
         if self._num_past:
             past = _tensor(with_time[:, :context, : self._num_past])
-        if self._num_future:  # a missing one is its mean
-            future = _tensor(np.nan_to_num(with_time[..., self._num_past :]))
+        if self._num_future:
+            future = _tensor(with_time[..., self._num_past :])
         static = _tensor(self._static[series]) if self._static.shape[1] else None
         y = _tensor(y)
         return Batch(y[:, :context], y[:, context:], past, future, static, shift, scale)
