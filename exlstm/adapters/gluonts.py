@@ -37,6 +37,7 @@ class ExlstmEstimator(Estimator):
             becomes that of the dataset's frequency.
 
     Example:
+        >>> import numpy as np
         >>> import pandas as pd
         >>> item = {"start": pd.Period("2020-01", "M"), "target": np.sin(np.arange(60.0))}
         >>> forecaster = XLSTMForecaster(horizon=6, d_model=16, max_epochs=1, random_state=0)

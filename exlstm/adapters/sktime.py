@@ -41,6 +41,7 @@ class ExlstmForecaster(BaseForecaster):
         random_state: An integer makes fits repeatable.
 
     Example:
+        >>> import numpy as np
         >>> import pandas as pd
         >>> y = pd.Series(np.sin(np.arange(80) / 3))
         >>> forecaster = ExlstmForecaster(d_model=16, max_epochs=1, random_state=0)
@@ -56,6 +57,7 @@ class ExlstmForecaster(BaseForecaster):
         "capability:pred_int:insample": False,
         "capability:missing_values": True,
         "capability:update": True,
+        "capability:random_state": True,
         "y_inner_mtype": "pd.Series",
         "requires-fh-in-fit": True,
         "python_dependencies": ["torch", "scikit-learn"],

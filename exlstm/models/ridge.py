@@ -37,5 +37,5 @@ def ridge(
     assert isinstance(outer, Tensor)
     values, vectors = torch.linalg.eigh(inner)
     turned = vectors.mT @ outer
-    unit = values.mean()
+    unit = values.mean().clamp_min(torch.finfo(values.dtype).tiny)  # of X = 0, the map is 0
     return [(vectors @ (turned / (values + s * unit)[:, None])).mT for s in strengths]
