@@ -43,6 +43,7 @@ class ExlstmForecaster(BaseForecaster):
     Example:
         >>> import numpy as np
         >>> import pandas as pd
+        >>> from exlstm.adapters.sktime import ExlstmForecaster
         >>> y = pd.Series(np.sin(np.arange(80) / 3))
         >>> forecaster = ExlstmForecaster(d_model=16, max_epochs=1, random_state=0)
         >>> forecaster.fit(y, fh=[1, 2, 3]).predict().index.tolist()
@@ -103,6 +104,7 @@ class ExlstmForecaster(BaseForecaster):
         horizon = int(fh.to_relative(self.cutoff).to_numpy().max())
         self.forecaster_ = XLSTMForecaster(horizon, **self.get_params(deep=False))
         self.forecaster_.fit(y.to_numpy(dtype=np.float64))
+        self.name_ = y.name
         return self
 
     def _update(self, y: pd.Series, X: None = None, update_params: bool = True) -> ExlstmForecaster:
@@ -111,9 +113,7 @@ class ExlstmForecaster(BaseForecaster):
 
     def _predict(self, fh: Any, X: None = None) -> pd.Series:
         ahead = self._steps(fh)
-        return pd.Series(
-            self.forecaster_.predict()[ahead], index=self._index(fh), name=self._y.name
-        )
+        return pd.Series(self.forecaster_.predict()[ahead], self._index(fh), name=self.name_)
 
     def _predict_quantiles(self, fh: Any, X: None, alpha: list[float]) -> pd.DataFrame:
         ahead = self._steps(fh)
@@ -132,7 +132,7 @@ class ExlstmForecaster(BaseForecaster):
         return ahead - 1
 
     def _index(self, fh: Any) -> pd.Index:
-        return fh.get_expected_pred_idx(y=self._y, cutoff=self.cutoff)
+        return fh.get_expected_pred_idx(cutoff=self.cutoff)
 
     @classmethod
     def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
