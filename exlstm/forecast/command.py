@@ -68,7 +68,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
         from exlstm.forecast.backtest import fit_and_backtest
         from exlstm.forecast.table import Columns, read_table
     except ModuleNotFoundError as error:
-        raise ValueError(f"forecast needs {error.name}: pip install 'exlstm[ts]'") from None
+        raise ValueError(str(error)) from None
 
     from exlstm.data.atomic import new_folder
 
