@@ -165,7 +165,7 @@ class XLSTMForecastModel(nn.Module):
         future: Float[Tensor, "B _ _"] | None = None,
         static: Float[Tensor, "B _"] | None = None,
         *,
-        scale: Float[Tensor, "B"] | None = None,
+        own_units: bool = False,
     ) -> Float[Tensor, ""]:
         r"""Twice the mean quantile loss $\max(\tau e, (\tau - 1) e)$, $e = y - \hat y_\tau$.
 
@@ -178,8 +178,9 @@ class XLSTMForecastModel(nn.Module):
             past: See above.
             future: See above.
             static: See above.
-            scale: What the errors of each row are divided by. `None` is the standard deviation of
-                the row's window (1 where it is 0).
+            own_units: Whether errors count in the target's units, as they should where those are
+                the same for all rows. Otherwise they are divided by the standard deviation of the
+                row's window (1 where it is 0).
 
         Returns:
             The loss, 0 where nothing is counted.
@@ -192,14 +193,13 @@ class XLSTMForecastModel(nn.Module):
             "loss", {"horizon": horizon}, target=(target, "B T"), truth=(truth, "B horizon")
         )
         line, quantiles = self._both(target, past, future, static)
-        if scale is None:
-            scale = self._window(target)[3][:, 0]
-            scale = torch.where(scale > 0, scale, 1.0)
+        deviation = self._window(target)[3]
+        unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
         counted = ~(truth.isnan() | line.isnan())
         levels = quantiles.new_tensor(self.config.quantiles)
 
         def mean(error: Tensor) -> Tensor:
-            error = torch.where(counted, error / scale[:, None], 0.0)
+            error = torch.where(counted, error / unit, 0.0)
             return error.sum() / counted.sum().clamp(min=1)
 
         def quantile_loss(quantiles: Tensor) -> Tensor:
@@ -215,46 +215,56 @@ class XLSTMForecastModel(nn.Module):
         self,
         target: Float[Tensor, "B T"],
         truth: Float[Tensor, "B _"],
-        validation: tuple[Float[Tensor, "_ T"], Float[Tensor, "_ _"]],
+        validation: tuple[Float[Tensor, "_ T"], Float[Tensor, "_ _"]] | None = None,
         *,
+        own_units: bool = False,
         strengths: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     ) -> float | None:
         """Start from ridge regressions: `line`, which training then leaves alone, and `across`.
 
-        Rows whose truth has a gap are left out.
+        Windows without a value, and those whose truth has a gap, are left out.
 
         Args:
             target: Windows of the training part.
             truth: What followed each.
-            validation: The same of the part that chooses how strongly the line is shrunk.
-            strengths: What it chooses from; see `exlstm.models.ridge`.
+            validation: The same of the part that chooses how strongly the line is shrunk; `None`
+                takes the middle strength.
+            own_units: Whether errors count in the target's units. Otherwise they are divided by
+                the standard deviation of the window, as by default in `loss`.
+            strengths: What is chosen from; see `exlstm.models.ridge`.
 
         Returns:
-            The strength, or `None` where no row is left: then nothing is done.
+            The strength, or `None` where no window is left: then nothing is done.
         """
-        whole = ~truth.isnan().any(1)
+        whole = ~(truth.isnan().any(1) | target.isnan().all(1))
         if not whole.any():
             return None
         pieces = list(zip(target[whole].split(4096), truth[whole].split(4096), strict=True))
-        maps = ridge((self._line_rows(x, y) for x, y in pieces), strengths)
-        x, y = self._line_rows(*validation)
-        errors = [(y - x @ weight.mT.to(x)).square().nanmean().item() for weight in maps]
-        best = min(range(len(maps)), key=errors.__getitem__)
+        best = len(strengths) // 2
+        maps = ridge((self._line_rows(x, y, own_units) for x, y in pieces), strengths)
+        if validation is not None:
+            x, y = self._line_rows(*validation, own_units)
+            errors = [(y - x @ weight.mT.to(x)).square().nanmean().item() for weight in maps]
+            best = min(range(len(maps)), key=errors.__getitem__)
         self.line.weight.copy_(maps[best])
         self.line.requires_grad_(False)
-        self.across.weight.copy_(ridge((self._across_rows(x, y) for x, y in pieces), (1e-3,))[0])
+        rows = (self._across_rows(x, y, own_units) for x, y in pieces)
+        self.across.weight.copy_(ridge(rows, (1e-3,))[0])
         return strengths[best]
 
-    def _line_rows(self, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """What the line maps to what: both less the last value."""
-        filled = self._window(target)[0]
-        return filled - filled[:, -1:], truth - filled[:, -1:]
+    def _line_rows(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:
+        """What the line maps to what."""
+        filled, _, _, deviation = self._window(target)
+        unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
+        return (filled - filled[:, -1:]) / unit, (truth - filled[:, -1:]) / unit
 
-    def _across_rows(self, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """What `across` maps to what: a row for each step of a patch, in the target's units."""
-        filled, _, mean, _ = self._window(target)
-        patches = self._patches(torch.cat([filled, truth], dim=1)[..., None] - mean[..., None]).mT
-        # The last patch may have less steps than the others.
+    def _across_rows(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:
+        """What `across` maps to what: a row for each step of a patch."""
+        filled, _, mean, deviation = self._window(target)
+        unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
+        steps = (torch.cat([filled, truth], dim=1) - mean) / unit
+        patches = self._patches(steps[..., None]).mT
+        # The last patch may have fewer steps than the others.
         full = patches[:, : (self.config.horizon - 1) % self.config.patch_length + 1]
         x, y = full.split([self.across.in_features, self.across.out_features], dim=-1)
         return x.flatten(0, 1), y.flatten(0, 1)
