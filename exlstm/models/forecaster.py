@@ -84,8 +84,8 @@ class XLSTMForecastModel(nn.Module):
     with the window's last value, its mean and its standard deviation s. Patches are those of
     (window - mean) / s, of which A makes the patches of the horizon: where the patch is a season,
     each hour of a day from the same hour of days before. They are the tokens too, with their
-    covariates, and behind them empty ones over the horizon. The head adds to the middle quantile
-    and gives, by softplus, the gaps to the others: quantiles never cross, and a series times a
+    covariates, and behind them empty ones over the horizon. The head adds to the median and
+    gives, by softplus, the gaps to the others: quantiles never cross, and a series times a
     number above 0 plus a number has the forecast times and plus these.
 
     NaN is a step that is missing. A window without any value has the forecast NaN, a constant one
@@ -108,8 +108,9 @@ class XLSTMForecastModel(nn.Module):
         self.config = config
         num_ahead = math.ceil(config.horizon / config.patch_length)
         num_before = math.ceil(config.context_length / config.patch_length)
-        num_quantiles = len(config.quantiles)
-        self.middle = num_quantiles // 2
+        # The two forecasts meet at the median, asked for or not.
+        self.levels = sorted({*config.quantiles, 0.5})
+        self.median = self.levels.index(0.5)
         # Each value comes with a flag whether it was observed.
         per_step = 2 * (1 + config.num_past + config.num_future)
         self.embed = Linear(
@@ -120,15 +121,13 @@ class XLSTMForecastModel(nn.Module):
         self.stack = XLSTMStack(
             config.d_model, config.pattern, num_heads=config.num_heads, dropout=config.dropout
         )
-        self.head = Linear(config.d_model, config.patch_length * num_quantiles, bias=False)
+        self.head = Linear(config.d_model, config.patch_length * len(self.levels), bias=False)
         self.line = Linear(config.context_length, config.horizon, bias=False)
         self.across = Linear(num_before, num_ahead, bias=False)
         # The gaps are at first those of a normal distribution.
-        levels = torch.special.ndtri(torch.tensor(config.quantiles))
-        gaps = levels.diff().expm1().log()
-        middle = torch.zeros(1)
-        start = torch.cat([gaps[: self.middle], middle, gaps[self.middle :]])
-        self.offsets = nn.Parameter(start.repeat(config.horizon, 1))
+        gaps = torch.special.ndtri(torch.tensor(self.levels)).diff().expm1().log()
+        offsets = torch.cat([gaps[: self.median], torch.zeros(1), gaps[self.median :]])
+        self.offsets = nn.Parameter(offsets.repeat(config.horizon, 1))
         init.small_(self.embed.weight, self.embed.in_features)
         nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(config.d_model))
         nn.init.zeros_(self.line.weight)
@@ -154,8 +153,9 @@ class XLSTMForecastModel(nn.Module):
         Raises:
             ValueError: A shape or dtype does not fit the configuration.
         """
-        line, quantiles = self._both(target, past, future, static)
-        return _meet(line, quantiles, self.middle)
+        quantiles = self._meet(*self._both(target, past, future, static))
+        asked = [level in self.config.quantiles for level in self.levels]
+        return quantiles if all(asked) else quantiles[..., asked]
 
     def loss(
         self,
@@ -167,10 +167,10 @@ class XLSTMForecastModel(nn.Module):
         *,
         own_units: bool = False,
     ) -> Float[Tensor, ""]:
-        r"""Twice the mean quantile loss $\max(\tau e, (\tau - 1) e)$, $e = y - \hat y_\tau$.
+        r"""Twice the mean loss of the quantiles, and of the median where it is not among them.
 
-        In training it is that of the stack plus the absolute error of the line; in eval mode that
-        of the forecast.
+        That is $\max(\tau e, (\tau - 1) e)$ for an error $e = y - \hat y_\tau$. In training it is
+        the stack's, and the absolute error of the line is added; in eval mode the forecast's.
 
         Args:
             target: As the next three in `forward`.
@@ -196,7 +196,7 @@ class XLSTMForecastModel(nn.Module):
         deviation = self._window(target)[3]
         unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
         counted = ~(truth.isnan() | line.isnan())
-        levels = quantiles.new_tensor(self.config.quantiles)
+        levels = quantiles.new_tensor(self.levels)
 
         def mean(error: Tensor) -> Tensor:
             error = torch.where(counted, error / unit, 0.0)
@@ -208,7 +208,7 @@ class XLSTMForecastModel(nn.Module):
 
         if self.training:
             return quantile_loss(quantiles) + mean((truth - line).abs())
-        return quantile_loss(_meet(line, quantiles, self.middle))
+        return quantile_loss(self._meet(line, quantiles))
 
     @torch.no_grad()
     def start_from(
@@ -299,11 +299,11 @@ class XLSTMForecastModel(nn.Module):
         x = self.stack(tokens)[0][:, -len(self.ahead) :]
         raw = self.head(x).unflatten(-1, (config.patch_length, -1)).flatten(1, 2)
         raw = raw[:, : config.horizon] + self.offsets
-        below, middle, above = raw.tensor_split((self.middle, self.middle + 1), dim=-1)
-        middle = middle + across[:, : config.horizon, None]
-        below = middle - F.softplus(below).flip(-1).cumsum(-1).flip(-1)
-        above = middle + F.softplus(above).cumsum(-1)
-        quantiles = torch.cat([below, middle, above], dim=-1)
+        below, median, above = raw.tensor_split((self.median, self.median + 1), dim=-1)
+        median = median + across[:, : config.horizon, None]
+        below = median - F.softplus(below).flip(-1).cumsum(-1).flip(-1)
+        above = median + F.softplus(above).cumsum(-1)
+        quantiles = torch.cat([below, median, above], dim=-1)
         quantiles = mean[..., None] + deviation[..., None] * quantiles
 
         seen = observed.any(1)[:, None]
@@ -311,6 +311,10 @@ class XLSTMForecastModel(nn.Module):
             torch.where(seen, line, math.nan),
             torch.where(seen[..., None], quantiles, math.nan),
         )
+
+    def _meet(self, line: Tensor, quantiles: Tensor) -> Tensor:
+        """The quantiles moved half the way to the line."""
+        return quantiles + 0.5 * (line - quantiles[..., self.median])[..., None]
 
     def _tokens(
         self, normal: Tensor, past: Tensor | None, future: Tensor | None, static: Tensor | None
@@ -359,8 +363,3 @@ class XLSTMForecastModel(nn.Module):
                 target.dtype,
                 **{name: (tensor, letters)},
             )
-
-
-def _meet(line: Tensor, quantiles: Tensor, middle: int) -> Tensor:
-    """The quantiles moved half the way to the line."""
-    return quantiles + 0.5 * (line - quantiles[..., middle])[..., None]

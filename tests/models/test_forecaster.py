@@ -61,6 +61,19 @@ def test_any_sizes(
     assert model.loss(target, truth).isfinite()
 
 
+@pytest.mark.parametrize("quantiles", [(0.1, 0.9), (0.95,), (0.5,)])
+def test_what_is_asked_for_does_not_move_the_rest(quantiles: tuple[float, ...]) -> None:
+    """The two forecasts meet at the median, whether it is asked for or not."""
+    model = drawn(dataclasses.replace(PLAIN, quantiles=quantiles))
+    whole = XLSTMForecastModel(
+        dataclasses.replace(PLAIN, quantiles=tuple(sorted({*quantiles, 0.5})))
+    )
+    whole.load_state_dict(model.state_dict())
+    target = torch.randn(3, 19)
+    kept = [level in quantiles for level in whole.config.quantiles]
+    torch.testing.assert_close(model(target), whole.eval()(target)[..., kept])
+
+
 def test_only_the_last_context_is_read() -> None:
     target, extra = torch.randn(2, 30), covariates(2, 30)
     cut = {
