@@ -160,10 +160,8 @@ def ridge_nlinear(series: Series, horizon: int) -> dict[str, Any]:
 
 def start(model: XLSTMForecastModel, series: Series, horizon: int) -> float | None:
     target, truth = series.windows("train", horizon, 2)
-    return model.start_from(
-        target, truth, series.windows("validation", horizon), own_units=True,
-        strengths=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1),
-    )  # fmt: skip
+    validation = series.windows("validation", horizon)
+    return model.start_from(target, truth, validation, own_units=True)
 
 
 NETWORK = {"patch_length": 24, "d_model": 64, "dropout": 0.3}

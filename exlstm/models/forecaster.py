@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exlstm.models.patches import fill, flag, last_steps, mean_and_deviation, to_patches
+from exlstm.models.patches import fill, flag, last_steps, standard_deviation, to_patches
 from exlstm.models.ridge import ridge
 from exlstm.nn import XLSTMStack, init
 from exlstm.nn.layers import Linear
@@ -79,10 +79,10 @@ class XLSTMForecastModel(nn.Module):
     The forecast is the mean of two, each trained by itself, as their errors differ:
 
         line:   last + W (window - last)
-        stack:  mean + s * (A patches + head(stack(tokens)))
+        stack:  last + s * (A patches + head(stack(tokens)))
 
-    with the window's last value, its mean and its standard deviation s. Patches are those of
-    (window - mean) / s, of which A makes the patches of the horizon: where the patch is a season,
+    with the window's last value and its standard deviation s. Patches are those of
+    (window - last) / s, of which A makes the patches of the horizon: where the patch is a season,
     each hour of a day from the same hour of days before. They are the tokens too, with their
     covariates, and behind them empty ones over the horizon. The head adds to the median and
     gives, by softplus, the gaps to the others: quantiles never cross, and a series times a
@@ -193,7 +193,7 @@ class XLSTMForecastModel(nn.Module):
             "loss", {"horizon": horizon}, target=(target, "B T"), truth=(truth, "B horizon")
         )
         line, quantiles = self._both(target, past, future, static)
-        deviation = self._window(target)[3]
+        _, _, deviation = self._window(target)
         unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
         counted = ~(truth.isnan() | line.isnan())
         levels = quantiles.new_tensor(self.levels)
@@ -218,7 +218,7 @@ class XLSTMForecastModel(nn.Module):
         validation: tuple[Float[Tensor, "_ T"], Float[Tensor, "_ _"]] | None = None,
         *,
         own_units: bool = False,
-        strengths: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        strengths: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     ) -> float | None:
         """Start from ridge regressions: `line`, which training then leaves alone, and `across`.
 
@@ -227,8 +227,8 @@ class XLSTMForecastModel(nn.Module):
         Args:
             target: Windows of the training part.
             truth: What followed each.
-            validation: The same of the part that chooses how strongly the line is shrunk; `None`
-                takes the middle strength.
+            validation: The same of the part whose absolute error chooses how strongly the line is
+                shrunk; `None` takes the middle strength.
             own_units: Whether errors count in the target's units. Otherwise they are divided by
                 the standard deviation of the window, as by default in `loss`.
             strengths: What is chosen from; see `exlstm.models.ridge`.
@@ -241,43 +241,38 @@ class XLSTMForecastModel(nn.Module):
             return None
         pieces = list(zip(target[whole].split(4096), truth[whole].split(4096), strict=True))
         best = len(strengths) // 2
-        maps = ridge((self._line_rows(x, y, own_units) for x, y in pieces), strengths)
+        maps = ridge((self._pairs(x, y, own_units) for x, y in pieces), strengths)
         if validation is not None:
-            x, y = self._line_rows(*validation, own_units)
-            errors = [(y - x @ weight.mT.to(x)).square().nanmean().item() for weight in maps]
+            x, y = self._pairs(*validation, own_units)
+            errors = [(y - x @ weight.mT.to(x)).abs().nanmean().item() for weight in maps]
             best = min(range(len(maps)), key=errors.__getitem__)
         self.line.weight.copy_(maps[best])
         self.line.requires_grad_(False)
-        rows = (self._across_rows(x, y, own_units) for x, y in pieces)
+        rows = (self._patch_pairs(*self._pairs(x, y, own_units)) for x, y in pieces)
         self.across.weight.copy_(ridge(rows, (1e-3,))[0])
         return strengths[best]
 
-    def _line_rows(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:
-        """What the line maps to what."""
-        filled, _, _, deviation = self._window(target)
+    def _pairs(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:
+        """The windows and what followed, less the last value."""
+        filled, _, deviation = self._window(target)
         unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
         return (filled - filled[:, -1:]) / unit, (truth - filled[:, -1:]) / unit
 
-    def _across_rows(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:
-        """What `across` maps to what: a row for each step of a patch."""
-        filled, _, mean, deviation = self._window(target)
-        unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
-        steps = (torch.cat([filled, truth], dim=1) - mean) / unit
-        patches = self._patches(steps[..., None]).mT
+    def _patch_pairs(self, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as a row for each step of a patch."""
+        patches = self._patches(torch.cat([target, truth], dim=1)[..., None]).mT
         # The last patch may have fewer steps than the others.
         full = patches[:, : (self.config.horizon - 1) % self.config.patch_length + 1]
         x, y = full.split([self.across.in_features, self.across.out_features], dim=-1)
         return x.flatten(0, 1), y.flatten(0, 1)
 
-    def _window(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The steps that are read, filled; which were observed; their mean and deviation."""
+    def _window(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The steps that are read, filled; which were observed; their standard deviation."""
         window = last_steps(target, self.config.context_length)
         observed = ~window.isnan()
         filled = fill(window)
         # From the last value, so that a constant window has the deviation 0 exactly.
-        last = filled[:, -1:]
-        mean, deviation = mean_and_deviation(filled - last, observed)
-        return filled, observed, last + mean, deviation
+        return filled, observed, standard_deviation(filled - filled[:, -1:], observed)
 
     def _patches(self, x: Tensor) -> Tensor:
         return to_patches(x, self.config.horizon, self.config.patch_length)
@@ -288,11 +283,11 @@ class XLSTMForecastModel(nn.Module):
         """The line (B, horizon) and the stack's quantiles (B, horizon, Q)."""
         config = self.config
         self._check(target, past, future, static)
-        filled, observed, mean, deviation = self._window(target)
+        filled, observed, deviation = self._window(target)
         last = filled[:, -1:]
         line = last + self.line(filled - last)
 
-        normal = (filled - mean) / torch.where(deviation > 0, deviation, 1.0)
+        normal = (filled - last) / torch.where(deviation > 0, deviation, 1.0)
         patches = self._patches(F.pad(normal, (0, config.horizon))[..., None])
         across = self.across(patches[:, : self.across.in_features].mT).mT.flatten(1)
         tokens = self._tokens(torch.where(observed, normal, math.nan), past, future, static)
@@ -304,7 +299,7 @@ class XLSTMForecastModel(nn.Module):
         below = median - F.softplus(below).flip(-1).cumsum(-1).flip(-1)
         above = median + F.softplus(above).cumsum(-1)
         quantiles = torch.cat([below, median, above], dim=-1)
-        quantiles = mean[..., None] + deviation[..., None] * quantiles
+        quantiles = last[..., None] + deviation[..., None] * quantiles
 
         seen = observed.any(1)[:, None]
         return (
