@@ -112,7 +112,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
         forecaster.save(partial / "model")
     count = quantiles["unique_id"].nunique()
     print(f"{count} series, {arguments.horizon} steps of {forecaster.freq_}: {out}")
-    print(f"the last {arguments.horizon} steps, not fitted on, below 1 beats the mean of a season:")
+    print(f"scores on the last {arguments.horizon} steps, which were not fitted on:")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
