@@ -27,8 +27,9 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise ModuleNotFoundError(
-            f"exlstm.forecast needs {error.name}: pip install 'exlstm[ts]'", name=error.name
+            f"exlstm.forecast needs {package}: pip install 'exlstm[ts]'", name=package
         ) from None
 
 

@@ -68,7 +68,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
         from exlstm.forecast.backtest import fit_and_backtest
         from exlstm.forecast.table import Columns, read_table
     except ModuleNotFoundError as error:
-        raise ValueError(f"exlstm forecast needs {error.name}: pip install 'exlstm[ts]'") from None
+        raise ValueError(str(error)) from None
 
     from exlstm.data.atomic import new_folder
 
@@ -112,7 +112,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
         forecaster.save(partial / "model")
     count = quantiles["unique_id"].nunique()
     print(f"{count} series, {arguments.horizon} steps of {forecaster.freq_}: {out}")
-    print(f"the last {arguments.horizon} steps, not fitted on, below 1 beats the mean of a season:")
+    print(f"scores on the last {arguments.horizon} steps, which were not fitted on:")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 

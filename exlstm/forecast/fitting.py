@@ -17,7 +17,7 @@ BATCH = 256
 """Windows that are forecast at once."""
 
 _ROWS_OF_START = 4
-_STRENGTH = 0.1  # of the start, where no windows validate which is best
+"""Windows the start is computed from, for each that an epoch draws."""
 
 
 def learn(
@@ -47,6 +47,10 @@ def learn(
             epoch, left = drawn(split.train, count, generator), count
         left -= len(rows)
         batch = windows.batch(epoch.series[rows], epoch.steps[rows])
+        if any(given is not None for given in batch.covariates().values()):
+            # The line knows no covariates. Were the stack trained by itself, the mean of both would
+            # have half of their effect: train that mean. The parts stay in training mode.
+            model.training = False
         return model.loss(batch.target, batch.truth, **batch.covariates())
 
     def validation() -> float:
@@ -77,12 +81,11 @@ def _start(
     generator: np.random.Generator,
 ) -> None:
     rows = windows.batch(*drawn(split.train, count, generator))
+    validation = None
     if len(split.validation.steps):
         chosen = windows.batch(*drawn(split.validation, count, generator))
-        model.start_from(rows.target, rows.truth, (chosen.target, chosen.truth))
-    else:
-        pair = (rows.target, rows.truth)
-        model.start_from(*pair, pair, strengths=(_STRENGTH,))
+        validation = chosen.target, chosen.truth
+    model.start_from(rows.target, rows.truth, validation)
 
 
 @torch.inference_mode()

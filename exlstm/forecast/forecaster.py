@@ -56,8 +56,7 @@ class XLSTMForecaster(BaseEstimator):
         future: Columns of numbers that are known over the horizon too.
         quantiles: Which are learned; those between are interpolated.
         context_length: Steps a forecast reads. `None`: those of the longest series, at most 512.
-        patch_length: Steps of a token of the model. `None`: seasons, of about 16 steps together,
-            or 16 where a season is longer than 32.
+        patch_length: Steps of a token of the model. `None`: seasons of about 16 steps together.
         pattern: Its blocks: s an sLSTM, m an mLSTM.
         d_model: Its width.
         num_heads: Its heads.
@@ -316,6 +315,11 @@ class XLSTMForecaster(BaseEstimator):
         context_length = self.context_length
         if context_length is None:
             context_length = min(int(panel.lengths.max()), _LONGEST_DEFAULT_CONTEXT)
+        if self.patch_length is not None and self.patch_length > context_length:
+            raise ValueError(
+                f"patch_length {self.patch_length} must not be above the {context_length} steps "
+                "a forecast reads"
+            )
         share = self.calibration_share if self.conformal else 0.0
         parts = split(panel, context_length, self.horizon, self.validation_windows, share)
         seen = [values[:end] for values, end in zip(panel.values, parts.trained, strict=True)]
@@ -325,7 +329,7 @@ class XLSTMForecaster(BaseEstimator):
         config = ForecasterConfig(
             horizon=self.horizon,
             context_length=context_length,
-            patch_length=self.patch_length or patch_of(season_length),
+            patch_length=self.patch_length or min(patch_of(season_length), context_length),
             num_past=len(covariates.past),
             num_future=len(covariates.future),
             num_static=encoding.num_static,

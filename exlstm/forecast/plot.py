@@ -20,7 +20,6 @@ def plot_forecast(
     levels: tuple[float, ...],
     ids: Sequence[object],
     steps: int,
-    truth: np.ndarray | None = None,
 ) -> Figure:
     """Draw histories, medians and intervals, a panel of the picture for each series.
 
@@ -30,7 +29,6 @@ def plot_forecast(
         levels: Of the quantiles.
         ids: Which series.
         steps: Of the history, at most.
-        truth: What came (series, horizon), if it is known.
 
     Raises:
         ValueError: There is no such series, or matplotlib is missing.
@@ -59,10 +57,11 @@ def plot_forecast(
             )
         median = between(quantiles[series], levels, (0.5,))[:, 0]
         axes.plot(ahead, median, color="C0", linewidth=1.5, label="median")
-        if truth is not None:
-            axes.plot(ahead, truth[series], color="0.25", linestyle=":", label="what came")
         axes.set_title(str(id), fontsize="medium", loc="left")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0].legend(frameon=False, fontsize="small", loc="upper left")
+    lines, names = grid[0].get_legend_handles_labels()
+    figure.legend(
+        lines, names, loc="outside upper right", ncols=len(names), frameon=False, fontsize="small"
+    )
     return figure

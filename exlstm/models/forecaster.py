@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exlstm.models.patches import fill, flag, last_steps, mean_and_deviation, to_patches
+from exlstm.models.patches import fill, flag, last_steps, standard_deviation, to_patches
 from exlstm.models.ridge import ridge
 from exlstm.nn import XLSTMStack, init
 from exlstm.nn.layers import Linear
@@ -79,13 +79,13 @@ class XLSTMForecastModel(nn.Module):
     The forecast is the mean of two, each trained by itself, as their errors differ:
 
         line:   last + W (window - last)
-        stack:  mean + s * (A patches + head(stack(tokens)))
+        stack:  last + s * (A patches + head(stack(tokens)))
 
-    with the window's last value, its mean and its standard deviation s. Patches are those of
-    (window - mean) / s, of which A makes the patches of the horizon: where the patch is a season,
+    with the window's last value and its standard deviation s. Patches are those of
+    (window - last) / s, of which A makes the patches of the horizon: where the patch is a season,
     each hour of a day from the same hour of days before. They are the tokens too, with their
-    covariates, and behind them empty ones over the horizon. The head adds to the middle quantile
-    and gives, by softplus, the gaps to the others: quantiles never cross, and a series times a
+    covariates, and behind them empty ones over the horizon. The head adds to the median and
+    gives, by softplus, the gaps to the others: quantiles never cross, and a series times a
     number above 0 plus a number has the forecast times and plus these.
 
     NaN is a step that is missing. A window without any value has the forecast NaN, a constant one
@@ -108,8 +108,9 @@ class XLSTMForecastModel(nn.Module):
         self.config = config
         num_ahead = math.ceil(config.horizon / config.patch_length)
         num_before = math.ceil(config.context_length / config.patch_length)
-        num_quantiles = len(config.quantiles)
-        self.middle = num_quantiles // 2
+        # The two forecasts meet at the median, asked for or not.
+        self.levels = sorted({*config.quantiles, 0.5})
+        self.median = self.levels.index(0.5)
         # Each value comes with a flag whether it was observed.
         per_step = 2 * (1 + config.num_past + config.num_future)
         self.embed = Linear(
@@ -120,15 +121,13 @@ class XLSTMForecastModel(nn.Module):
         self.stack = XLSTMStack(
             config.d_model, config.pattern, num_heads=config.num_heads, dropout=config.dropout
         )
-        self.head = Linear(config.d_model, config.patch_length * num_quantiles, bias=False)
+        self.head = Linear(config.d_model, config.patch_length * len(self.levels), bias=False)
         self.line = Linear(config.context_length, config.horizon, bias=False)
         self.across = Linear(num_before, num_ahead, bias=False)
         # The gaps are at first those of a normal distribution.
-        levels = torch.special.ndtri(torch.tensor(config.quantiles))
-        gaps = levels.diff().expm1().log()
-        middle = torch.zeros(1)
-        start = torch.cat([gaps[: self.middle], middle, gaps[self.middle :]])
-        self.offsets = nn.Parameter(start.repeat(config.horizon, 1))
+        gaps = torch.special.ndtri(torch.tensor(self.levels)).diff().expm1().log()
+        offsets = torch.cat([gaps[: self.median], torch.zeros(1), gaps[self.median :]])
+        self.offsets = nn.Parameter(offsets.repeat(config.horizon, 1))
         init.small_(self.embed.weight, self.embed.in_features)
         nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(config.d_model))
         nn.init.zeros_(self.line.weight)
@@ -154,8 +153,9 @@ class XLSTMForecastModel(nn.Module):
         Raises:
             ValueError: A shape or dtype does not fit the configuration.
         """
-        line, quantiles = self._both(target, past, future, static)
-        return _meet(line, quantiles, self.middle)
+        quantiles = self._meet(*self._both(target, past, future, static))
+        asked = [level in self.config.quantiles for level in self.levels]
+        return quantiles if all(asked) else quantiles[..., asked]
 
     def loss(
         self,
@@ -165,12 +165,12 @@ class XLSTMForecastModel(nn.Module):
         future: Float[Tensor, "B _ _"] | None = None,
         static: Float[Tensor, "B _"] | None = None,
         *,
-        scale: Float[Tensor, "B"] | None = None,
+        own_units: bool = False,
     ) -> Float[Tensor, ""]:
-        r"""Twice the mean quantile loss $\max(\tau e, (\tau - 1) e)$, $e = y - \hat y_\tau$.
+        r"""Twice the mean loss of the quantiles, and of the median where it is not among them.
 
-        In training it is that of the stack plus the absolute error of the line; in eval mode that
-        of the forecast.
+        That is $\max(\tau e, (\tau - 1) e)$ for an error $e = y - \hat y_\tau$. In training it is
+        the stack's, and the absolute error of the line is added; in eval mode the forecast's.
 
         Args:
             target: As the next three in `forward`.
@@ -178,8 +178,9 @@ class XLSTMForecastModel(nn.Module):
             past: See above.
             future: See above.
             static: See above.
-            scale: What the errors of each row are divided by. `None` is the standard deviation of
-                the row's window (1 where it is 0).
+            own_units: Whether errors count in the target's units, as they should where those are
+                the same for all rows. Otherwise they are divided by the standard deviation of the
+                row's window (1 where it is 0).
 
         Returns:
             The loss, 0 where nothing is counted.
@@ -192,14 +193,13 @@ class XLSTMForecastModel(nn.Module):
             "loss", {"horizon": horizon}, target=(target, "B T"), truth=(truth, "B horizon")
         )
         line, quantiles = self._both(target, past, future, static)
-        if scale is None:
-            scale = self._window(target)[3][:, 0]
-            scale = torch.where(scale > 0, scale, 1.0)
+        _, _, deviation = self._window(target)
+        unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
         counted = ~(truth.isnan() | line.isnan())
-        levels = quantiles.new_tensor(self.config.quantiles)
+        levels = quantiles.new_tensor(self.levels)
 
         def mean(error: Tensor) -> Tensor:
-            error = torch.where(counted, error / scale[:, None], 0.0)
+            error = torch.where(counted, error / unit, 0.0)
             return error.sum() / counted.sum().clamp(min=1)
 
         def quantile_loss(quantiles: Tensor) -> Tensor:
@@ -208,66 +208,71 @@ class XLSTMForecastModel(nn.Module):
 
         if self.training:
             return quantile_loss(quantiles) + mean((truth - line).abs())
-        return quantile_loss(_meet(line, quantiles, self.middle))
+        return quantile_loss(self._meet(line, quantiles))
 
     @torch.no_grad()
     def start_from(
         self,
         target: Float[Tensor, "B T"],
         truth: Float[Tensor, "B _"],
-        validation: tuple[Float[Tensor, "_ T"], Float[Tensor, "_ _"]],
+        validation: tuple[Float[Tensor, "_ T"], Float[Tensor, "_ _"]] | None = None,
         *,
-        strengths: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        own_units: bool = False,
+        strengths: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     ) -> float | None:
         """Start from ridge regressions: `line`, which training then leaves alone, and `across`.
 
-        Rows whose truth has a gap are left out.
+        Windows without a value, and those whose truth has a gap, are left out.
 
         Args:
             target: Windows of the training part.
             truth: What followed each.
-            validation: The same of the part that chooses how strongly the line is shrunk.
-            strengths: What it chooses from; see `exlstm.models.ridge`.
+            validation: The same of the part whose absolute error chooses how strongly the line is
+                shrunk; `None` takes the middle strength.
+            own_units: Whether errors count in the target's units. Otherwise they are divided by
+                the standard deviation of the window, as by default in `loss`.
+            strengths: What is chosen from; see `exlstm.models.ridge`.
 
         Returns:
-            The strength, or `None` where no row is left: then nothing is done.
+            The strength, or `None` where no window is left: then nothing is done.
         """
-        whole = ~truth.isnan().any(1)
+        whole = ~(truth.isnan().any(1) | target.isnan().all(1))
         if not whole.any():
             return None
         pieces = list(zip(target[whole].split(4096), truth[whole].split(4096), strict=True))
-        maps = ridge((self._line_rows(x, y) for x, y in pieces), strengths)
-        x, y = self._line_rows(*validation)
-        errors = [(y - x @ weight.mT.to(x)).square().nanmean().item() for weight in maps]
-        best = min(range(len(maps)), key=errors.__getitem__)
+        best = len(strengths) // 2
+        maps = ridge((self._pairs(x, y, own_units) for x, y in pieces), strengths)
+        if validation is not None:
+            x, y = self._pairs(*validation, own_units)
+            errors = [(y - x @ weight.mT.to(x)).abs().nanmean().item() for weight in maps]
+            best = min(range(len(maps)), key=errors.__getitem__)
         self.line.weight.copy_(maps[best])
         self.line.requires_grad_(False)
-        self.across.weight.copy_(ridge((self._across_rows(x, y) for x, y in pieces), (1e-3,))[0])
+        rows = (self._patch_pairs(*self._pairs(x, y, own_units)) for x, y in pieces)
+        self.across.weight.copy_(ridge(rows, (1e-3,))[0])
         return strengths[best]
 
-    def _line_rows(self, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """What the line maps to what: both less the last value."""
-        filled = self._window(target)[0]
-        return filled - filled[:, -1:], truth - filled[:, -1:]
+    def _pairs(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:
+        """The windows and what followed, less the last value."""
+        filled, _, deviation = self._window(target)
+        unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
+        return (filled - filled[:, -1:]) / unit, (truth - filled[:, -1:]) / unit
 
-    def _across_rows(self, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """What `across` maps to what: a row for each step of a patch, in the target's units."""
-        filled, _, mean, _ = self._window(target)
-        patches = self._patches(torch.cat([filled, truth], dim=1)[..., None] - mean[..., None]).mT
-        # The last patch may have less steps than the others.
+    def _patch_pairs(self, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as a row for each step of a patch."""
+        patches = self._patches(torch.cat([target, truth], dim=1)[..., None]).mT
+        # The last patch may have fewer steps than the others.
         full = patches[:, : (self.config.horizon - 1) % self.config.patch_length + 1]
         x, y = full.split([self.across.in_features, self.across.out_features], dim=-1)
         return x.flatten(0, 1), y.flatten(0, 1)
 
-    def _window(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The steps that are read, filled; which were observed; their mean and deviation."""
+    def _window(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The steps that are read, filled; which were observed; their standard deviation."""
         window = last_steps(target, self.config.context_length)
         observed = ~window.isnan()
         filled = fill(window)
         # From the last value, so that a constant window has the deviation 0 exactly.
-        last = filled[:, -1:]
-        mean, deviation = mean_and_deviation(filled - last, observed)
-        return filled, observed, last + mean, deviation
+        return filled, observed, standard_deviation(filled - filled[:, -1:], observed)
 
     def _patches(self, x: Tensor) -> Tensor:
         return to_patches(x, self.config.horizon, self.config.patch_length)
@@ -278,29 +283,33 @@ class XLSTMForecastModel(nn.Module):
         """The line (B, horizon) and the stack's quantiles (B, horizon, Q)."""
         config = self.config
         self._check(target, past, future, static)
-        filled, observed, mean, deviation = self._window(target)
+        filled, observed, deviation = self._window(target)
         last = filled[:, -1:]
         line = last + self.line(filled - last)
 
-        normal = (filled - mean) / torch.where(deviation > 0, deviation, 1.0)
+        normal = (filled - last) / torch.where(deviation > 0, deviation, 1.0)
         patches = self._patches(F.pad(normal, (0, config.horizon))[..., None])
         across = self.across(patches[:, : self.across.in_features].mT).mT.flatten(1)
         tokens = self._tokens(torch.where(observed, normal, math.nan), past, future, static)
         x = self.stack(tokens)[0][:, -len(self.ahead) :]
         raw = self.head(x).unflatten(-1, (config.patch_length, -1)).flatten(1, 2)
         raw = raw[:, : config.horizon] + self.offsets
-        below, middle, above = raw.tensor_split((self.middle, self.middle + 1), dim=-1)
-        middle = middle + across[:, : config.horizon, None]
-        below = middle - F.softplus(below).flip(-1).cumsum(-1).flip(-1)
-        above = middle + F.softplus(above).cumsum(-1)
-        quantiles = torch.cat([below, middle, above], dim=-1)
-        quantiles = mean[..., None] + deviation[..., None] * quantiles
+        below, median, above = raw.tensor_split((self.median, self.median + 1), dim=-1)
+        median = median + across[:, : config.horizon, None]
+        below = median - F.softplus(below).flip(-1).cumsum(-1).flip(-1)
+        above = median + F.softplus(above).cumsum(-1)
+        quantiles = torch.cat([below, median, above], dim=-1)
+        quantiles = last[..., None] + deviation[..., None] * quantiles
 
         seen = observed.any(1)[:, None]
         return (
             torch.where(seen, line, math.nan),
             torch.where(seen[..., None], quantiles, math.nan),
         )
+
+    def _meet(self, line: Tensor, quantiles: Tensor) -> Tensor:
+        """The quantiles moved half the way to the line."""
+        return quantiles + 0.5 * (line - quantiles[..., self.median])[..., None]
 
     def _tokens(
         self, normal: Tensor, past: Tensor | None, future: Tensor | None, static: Tensor | None
@@ -349,8 +358,3 @@ class XLSTMForecastModel(nn.Module):
                 target.dtype,
                 **{name: (tensor, letters)},
             )
-
-
-def _meet(line: Tensor, quantiles: Tensor, middle: int) -> Tensor:
-    """The quantiles moved half the way to the line."""
-    return quantiles + 0.5 * (line - quantiles[..., middle])[..., None]

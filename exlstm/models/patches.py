@@ -38,15 +38,15 @@ def fill(window: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     return torch.where(filled.isnan(), 0.0, filled)
 
 
-def mean_and_deviation(
+def standard_deviation(
     x: Float[Tensor, "B T"], observed: Bool[Tensor, "B T"]
-) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
-    """Of the steps observed; zeros if there are none."""
+) -> Float[Tensor, "B 1"]:
+    """The standard deviation of the steps observed; 0 if there are none."""
     count = observed.sum(1, keepdim=True).clamp(min=1)
     mean = torch.where(observed, x, 0.0).sum(1, keepdim=True) / count
     square = torch.where(observed, x - mean, 0.0).square().sum(1, keepdim=True) / count
     # The root has no slope at 0.
-    return mean, torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
+    return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
 
 def flag(x: Float[Tensor, "*B C"]) -> Float[Tensor, "*B _"]:

@@ -61,6 +61,19 @@ def test_any_sizes(
     assert model.loss(target, truth).isfinite()
 
 
+@pytest.mark.parametrize("quantiles", [(0.1, 0.9), (0.95,), (0.5,)])
+def test_what_is_asked_for_does_not_move_the_rest(quantiles: tuple[float, ...]) -> None:
+    """The two forecasts meet at the median, whether it is asked for or not."""
+    model = drawn(dataclasses.replace(PLAIN, quantiles=quantiles))
+    whole = XLSTMForecastModel(
+        dataclasses.replace(PLAIN, quantiles=tuple(sorted({*quantiles, 0.5})))
+    )
+    whole.load_state_dict(model.state_dict())
+    target = torch.randn(3, 19)
+    kept = [level in quantiles for level in whole.config.quantiles]
+    torch.testing.assert_close(model(target), whole.eval()(target)[..., kept])
+
+
 def test_only_the_last_context_is_read() -> None:
     target, extra = torch.randn(2, 30), covariates(2, 30)
     cut = {
@@ -169,11 +182,9 @@ def test_the_loss_is_twice_the_mean_quantile_loss() -> None:
     errors = truth[..., None] - model(target)
     pairs = zip(PLAIN.quantiles, errors.unbind(-1), strict=True)
     each = torch.stack([torch.where(e > 0, q * e, (q - 1) * e) for q, e in pairs])
-    torch.testing.assert_close(model.loss(target, truth, scale=torch.ones(2)), 2 * each.mean())
-    half = model.loss(target, truth, scale=torch.full((2,), 2.0))
-    torch.testing.assert_close(half, each.mean())
-    own = model.loss(target, truth, scale=target.std(1, correction=0))
-    torch.testing.assert_close(model.loss(target, truth), own)
+    torch.testing.assert_close(model.loss(target, truth, own_units=True), 2 * each.mean())
+    each = each / target.std(1, correction=0)[:, None]
+    torch.testing.assert_close(model.loss(target, truth), 2 * each.mean())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -189,18 +200,34 @@ def test_the_line_starts_as_the_ridge_regression() -> None:
     """Of series that a line continues exactly; training leaves it as it is."""
     torch.manual_seed(0)
     series = torch.randn(200, 1) * torch.arange(26.0) + torch.randn(200, 1)
-    target, truth = series[:, :19], series[:, 19:].clone()
+    target, truth = series.clone().split([19, 7], dim=1)
     truth[3, 2] = math.nan
+    target[4] = math.nan
     model = XLSTMForecastModel(PLAIN)
     chosen = model.start_from(target, truth, (target[:9], truth[:9]), strengths=(1.0, 1e-7))
     assert chosen == 1e-7
-    line = target[:, -1:] + model.line(target - target[:, -1:])
-    torch.testing.assert_close(line[9:], truth[9:], atol=1e-2, rtol=1e-3)
+    line = target[9:, -1:] + model.line(target[9:] - target[9:, -1:])
+    torch.testing.assert_close(line, truth[9:], atol=1e-2, rtol=1e-3)
     before = model.line.weight.clone()
     model.loss(target, truth).backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert torch.equal(model.line.weight, before)
-    assert model.start_from(target, truth * math.nan, (target, truth)) is None
+    assert model.start_from(target, truth * math.nan) is None
+
+
+def test_windows_weigh_the_same_in_their_own_deviation() -> None:
+    torch.manual_seed(0)
+    target, truth = torch.randn(60, 19), torch.randn(60, 7)
+    large = 1000 * torch.rand(60, 1)
+    model = XLSTMForecastModel(PLAIN)
+
+    def started(target: Tensor, truth: Tensor, *, own_units: bool) -> Tensor:
+        assert model.start_from(target, truth, own_units=own_units) == 0.1
+        return torch.cat([model.line.weight.flatten(), model.across.weight.flatten()]).clone()
+
+    alike = started(target, truth, own_units=False)
+    torch.testing.assert_close(started(large * target, large * truth, own_units=False), alike)
+    assert not torch.allclose(started(large * target, large * truth, own_units=True), alike)
 
 
 def test_patches_start_as_the_season() -> None:
