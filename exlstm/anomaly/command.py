@@ -48,9 +48,7 @@ def anomalies_command(arguments: AnomaliesArguments) -> None:
         from exlstm.anomaly import XLSTMAnomalyDetector
         from exlstm.data.atomic import new_folder
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"anomalies: needs {error.name}: pip install 'exlstm[ts]'"
-        ) from None
+        raise ValueError(f"anomalies: needs {error.name}: pip install 'exlstm[ts]'") from None
     changes = {"half_life": arguments.half_life, "max_epochs": arguments.epochs}
     detector = XLSTMAnomalyDetector(
         method=arguments.method, contamination=arguments.contamination,
@@ -78,7 +76,7 @@ def anomalies_command(arguments: AnomaliesArguments) -> None:
     print(f"{arguments.out}: scores.csv, scores.png, model")
 
 
-def _read(path: Path, arguments: AnomaliesArguments):  # noqa: ANN202
+def _read(path: Path, arguments: AnomaliesArguments):
     """Read a file: a frame of numbers, its index the times."""
     import pandas as pd
 

@@ -14,8 +14,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from exlstm.anomaly.network import Carried, Method, SurpriseNetwork
-from exlstm.anomaly.series import Array, as_series, names_of
+from exlstm.anomaly.network import MIN_VARIANCE, Carried, Method, SurpriseNetwork
+from exlstm.anomaly.series import Array, as_series, exponential_average, names_of
 from exlstm.estimators import Saved, Training, read, train, write
 from exlstm.nn import XLSTMStack
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 MIN_STEPS = 20
 """Fewer are no series to learn from."""
 
+_WINDOWS = 64  # of an epoch, at equal distances
 _PIECE = 4096  # steps that the network reads at once: memory does not grow with the series
 
 
 class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
     """Scores every step of a series by how much it surprises a small causal xLSTM.
 
-    The surprise of a step is its negative log-likelihood under a Student-t distribution that the
-    network predicts from the steps before it, or with which it reconstructs the last steps from a
-    code of a few numbers; see `SurpriseNetwork`. The score is the exponential average of the
+    The surprise of a step is its negative log-likelihood, given the steps before it; or that of the
+    last steps, given a code of a few numbers from which the network reconstructs them. See
+    `SurpriseNetwork`. The score is the exponential average of the
     surprises up to the step; it begins at the median of those of the fitted series. No score looks
     into the future.
 
@@ -44,8 +45,9 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
 
     Args:
         method: What surprises: the step given those before it, or the last steps given their code.
-        span: Steps predicted ahead, or reconstructed. `None` is 1 for `"prediction"`, 32 for
-            `"reconstruction"`.
+        span: Steps reconstructed; or the most steps ahead that are predicted, of 1, 2, 4 and so on:
+            1 is the one-step likelihood. `None` is 256 for `"prediction"`, 64 for
+            `"reconstruction"`; less where the series is short.
         half_life: Steps after which a surprise counts half in the score; 0 is the surprise alone.
             Long anomalies are found better with a long one, and found later.
         contamination: Share of the fitted series' steps beyond `threshold_`, in (0, 0.5].
@@ -59,7 +61,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         num_heads: Its heads.
         code_size: Numbers in the reconstruction's code.
         window: Steps of a training sample.
-        max_epochs: Passes over at most 256 windows, at most.
+        max_epochs: Passes over 64 windows, or all there are, at most.
         batch_size: Windows a step.
         learning_rate: At its peak.
         validation_share: The last part of the series that decides which epoch is best.
@@ -100,9 +102,9 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         d_model: int = 32,
         num_heads: int = 4,
         code_size: int = 4,
-        window: int = 128,
+        window: int = 512,
         max_epochs: int = 10,
-        batch_size: int = 16,
+        batch_size: int = 4,
         learning_rate: float = 3e-3,
         validation_share: float = 0.2,
         random_state: int | np.random.RandomState | None = None,
@@ -137,6 +139,9 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         """
         series = as_series(X)
         held_out = self._check(series)
+        usual = {"prediction": 256, "reconstruction": 64}[self.method]
+        longest = min(self.window, len(series) - held_out)
+        self.span_ = min(usual, longest - 1) if self.span is None else self.span
         names = names_of(X)
         self.n_features_in_ = series.shape[1]
         if names is not None:
@@ -151,6 +156,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
             torch.manual_seed(seed)
             self.network_ = self._network()
             self.history_ = self._train(series, len(series) - held_out, seed)
+        self._fit_variance(series)
         surprises, _ = self._surprises(series, None)
         self.usual_surprise_ = float(np.nanmedian(surprises))
         self.decision_scores_ = self._average(surprises, self.usual_surprise_)
@@ -236,6 +242,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         fitted = {
             "n_features_in": self.n_features_in_,
+            "span": self.span_,
             "feature_names_in": getattr(self, "feature_names_in_", np.array([])).tolist(),
             "usual_surprise": self.usual_surprise_,
             "threshold": self.threshold_,
@@ -256,6 +263,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         saved = read(folder, cls.__name__)
         detector = cls(**saved.parameters)
         detector.n_features_in_ = saved.fitted["n_features_in"]
+        detector.span_ = saved.fitted["span"]
         if saved.fitted["feature_names_in"]:
             names = saved.fitted["feature_names_in"]
             detector.feature_names_in_ = np.array(names, dtype=object)
@@ -301,10 +309,10 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
             raise ValueError(f"channel {int(missing.argmax())} of X has no value: all are missing")
         held_out = max(1, round(len(series) * self.validation_share))
         longest = min(self.window, len(series) - held_out)
-        if not 1 <= self._span < longest:
+        if self.span is not None and not 1 <= self.span < longest:
             raise ValueError(
                 f"span must be from 1 to less than a training window's {longest} steps, "
-                f"got {self._span}"
+                f"got {self.span}"
             )
         if self.false_alarm_rate is not None and _rank(self.false_alarm_rate, held_out) > held_out:
             raise ValueError(
@@ -313,26 +321,22 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
             )
         return held_out
 
-    @property
-    def _span(self) -> int:
-        if self.span is None:
-            return 1 if self.method == "prediction" else 32
-        return self.span
-
     def _backbone(self) -> nn.Module:
         return XLSTMStack(self.d_model, self.pattern, num_heads=self.num_heads)
 
     def _network(self) -> SurpriseNetwork:
         return SurpriseNetwork(
             self._backbone(), d_model=self.d_model, num_channels=self.n_features_in_,
-            method=self.method, span=self._span, code_size=self.code_size,
+            method=self.method, span=self.span_, code_size=self.code_size,
         )  # fmt: skip
 
     def _train(self, series: Array, num_learnt: int, seed: int) -> list[dict[str, float]]:
         """Learn from windows of the first steps; the rest says which epoch is best."""
         steps = torch.from_numpy(self._scaled(series))
         length = min(self.window, num_learnt)
-        starts = np.linspace(0, num_learnt - length, min(256, num_learnt - length + 1)).astype(int)
+        starts = np.linspace(0, num_learnt - length, min(_WINDOWS, num_learnt - length + 1)).astype(
+            int
+        )
         offsets = torch.arange(length)
 
         def loss(rows: Tensor) -> Tensor:
@@ -364,8 +368,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         return series
 
     def _scaled(self, series: Array) -> NDArray[np.float32]:
-        # arcsinh: what is far outside of all that was fitted must not drown the memory.
-        return np.arcsinh((series - self.center_) / self.scale_).astype(np.float32)
+        return ((series - self.center_) / self.scale_).astype(np.float32)
 
     @torch.no_grad()
     def _surprises(self, series: Array, carried: Carried | None) -> tuple[Array, Carried | None]:
@@ -375,15 +378,19 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
             pieces.append(surprises[0])
         return torch.cat(pieces).double().numpy(), carried
 
+    @torch.no_grad()
+    def _fit_variance(self, series: Array) -> None:
+        """Take the variances of the errors from a series."""
+        total, count, carried = 0.0, 0, None
+        for piece in torch.from_numpy(self._scaled(series)).split(_PIECE):
+            errors, carried = self.network_.squared_errors(piece[None], carried)
+            total = total + errors.nansum((0, 1, 3)).double()
+            count = count + (~errors.isnan()).sum((0, 1, 3))
+        variance = (total / count).nan_to_num(1.0).clamp(min=MIN_VARIANCE)
+        self.network_.variance.copy_(variance[:, None])
+
     def _average(self, surprises: Array, before: float) -> Array:
-        """The exponential average of surprises, a missing one moving nothing."""
-        kept = 0.5 ** (1 / self.half_life) if self.half_life else 0.0
-        scores = np.empty_like(surprises)
-        for step, surprise in enumerate(surprises):
-            if not np.isnan(surprise):
-                before = kept * before + (1 - kept) * surprise
-            scores[step] = before
-        return scores
+        return exponential_average(surprises, self.half_life, before)
 
     def _threshold(self, scores: Array, held_out: int) -> float:
         if self.false_alarm_rate is None:

@@ -1,4 +1,4 @@
-"""A series as a user has it, as an array: (T, C) in float64, NaN where a value is missing."""
+"""Series as a user has them, as arrays: (T, C) in float64, NaN where a value is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def as_series(X: Any) -> Array:
     if array.dtype.kind in "cSUMmV":
         raise ValueError(f"X must be numbers, got an array of {array.dtype}")
     try:
-        array = array.astype(np.float64)
+        array = array.astype(np.float64, order="C")
     except (TypeError, ValueError) as error:
         raise ValueError(f"X must be numbers: {error}") from None
     if array.ndim == 1:
@@ -41,6 +41,27 @@ def as_series(X: Any) -> Array:
         step, channel = np.argwhere(np.isinf(array))[0]
         raise ValueError(f"X is infinite at step {step}, channel {channel}; NaN is a missing value")
     return array
+
+
+def exponential_average(values: Array, half_life: float, before: float) -> Array:
+    """The causal average in which a value counts half after `half_life` steps; NaN moves nothing.
+
+    Args:
+        values: (T,).
+        half_life: At least 0; 0 keeps the values.
+        before: The average before the first step.
+
+    Example:
+        >>> exponential_average(np.array([8.0, np.nan, 0.0]), 1, before=0.0).tolist()
+        [4.0, 4.0, 2.0]
+    """
+    kept = 0.5 ** (1 / half_life) if half_life else 0.0
+    averages = np.empty_like(values)
+    for step, value in enumerate(values):
+        if not np.isnan(value):
+            before = kept * before + (1 - kept) * value
+        averages[step] = before
+    return averages
 
 
 def names_of(X: Any) -> list[str] | None:
