@@ -71,7 +71,7 @@ def anomalies_command(arguments: AnomaliesArguments) -> None:
     print(
         f"{marked.sum():,} of {len(frame):,} steps of {', '.join(map(str, frame.columns))} are "
         f"above {detector.threshold_:.3f}; the highest score, {scores.max():.3f}, is at "
-        f"{frame.index[scores.argmax()]}"
+        f"{frame.index[int(scores.argmax())]}"
     )
     print(f"{arguments.out}: scores.csv, scores.png, model")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from exlstm.anomaly.network import MIN_VARIANCE, Carried, Method, SurpriseNetwork
+from exlstm.anomaly.fitting import fit_network, surprises_of
+from exlstm.anomaly.network import Carried, Method, SurpriseNetwork
 from exlstm.anomaly.series import Array, as_series, exponential_average, names_of
-from exlstm.estimators import Saved, Training, read, train, write
+from exlstm.estimators import Saved, Training, read, write
 from exlstm.nn import XLSTMStack
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 MIN_STEPS = 20
 """Fewer are no series to learn from."""
-
-_WINDOWS = 64  # of an epoch, at equal distances
-_PIECE = 4096  # steps that the network reads at once: memory does not grow with the series
 
 
 class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
@@ -93,7 +91,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        method: Method = "prediction",
+        method: str = "prediction",
         span: int | None = None,
         half_life: float = 8.0,
         contamination: float = 0.1,
@@ -155,8 +153,10 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network_ = self._network()
-            self.history_ = self._train(series, len(series) - held_out, seed)
-        self._fit_variance(series)
+            self.history_ = fit_network(
+                self.network_, self._scaled(series), len(series) - held_out,
+                window=self.window, training=self._training(), seed=seed,
+            )  # fmt: skip
         surprises, _ = self._surprises(series, None)
         self.usual_surprise_ = float(np.nanmedian(surprises))
         self.decision_scores_ = self._average(surprises, self.usual_surprise_)
@@ -185,9 +185,9 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         """scikit-learn's labels (T,): -1 where the score is above `threshold_`, else +1."""
         return np.where(self.decision_function(X) > self.threshold_, -1, 1)
 
-    def fit_predict(self, X: Any, y: None = None) -> NDArray[np.int64]:
+    def fit_predict(self, X: Any, y: None = None, **kwargs: Any) -> NDArray[np.int64]:
         """`fit`, and the labels of the fitted series: -1 is an anomaly, +1 is none."""
-        return np.where(self.fit(X).labels_ == 1, -1, 1)
+        return np.where(self.fit(X, y, **kwargs).labels_ == 1, -1, 1)
 
     def start_stream(self, history: Any = None) -> XLSTMAnomalyDetector:
         """Begin a new stream for `score_next`, after the steps of `history` or at nothing.
@@ -321,38 +321,20 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
             )
         return held_out
 
+    def _training(self) -> Training:
+        return Training(
+            max_epochs=self.max_epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )  # fmt: skip
+
     def _backbone(self) -> nn.Module:
         return XLSTMStack(self.d_model, self.pattern, num_heads=self.num_heads)
 
     def _network(self) -> SurpriseNetwork:
         return SurpriseNetwork(
             self._backbone(), d_model=self.d_model, num_channels=self.n_features_in_,
-            method=self.method, span=self.span_, code_size=self.code_size,
+            method=cast(Method, self.method), span=self.span_, code_size=self.code_size,
         )  # fmt: skip
-
-    def _train(self, series: Array, num_learnt: int, seed: int) -> list[dict[str, float]]:
-        """Learn from windows of the first steps; the rest says which epoch is best."""
-        steps = torch.from_numpy(self._scaled(series))
-        length = min(self.window, num_learnt)
-        starts = np.linspace(0, num_learnt - length, min(_WINDOWS, num_learnt - length + 1)).astype(
-            int
-        )
-        offsets = torch.arange(length)
-
-        def loss(rows: Tensor) -> Tensor:
-            surprises, _ = self.network_(steps[torch.from_numpy(starts)[rows, None] + offsets])
-            return surprises.nansum() / (~surprises.isnan()).sum().clamp(min=1)
-
-        def validation() -> float:
-            surprises, _ = self._surprises(series, None)
-            unseen = surprises[num_learnt:]
-            return float(np.nanmean(unseen)) if not np.isnan(unseen).all() else math.nan
-
-        training = Training(
-            max_epochs=self.max_epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-        )  # fmt: skip
-        return train(self.network_, len(starts), loss, validation, training, seed=seed)
 
     def _series(self, X: Any) -> Array:
         """Read a series of as many channels as the fitted one had."""
@@ -367,27 +349,11 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
             raise ValueError(f"X has columns {names}, the detector was fitted on {fitted.tolist()}")
         return series
 
-    def _scaled(self, series: Array) -> NDArray[np.float32]:
-        return ((series - self.center_) / self.scale_).astype(np.float32)
+    def _scaled(self, series: Array) -> Tensor:
+        return torch.from_numpy(((series - self.center_) / self.scale_).astype(np.float32))
 
-    @torch.no_grad()
     def _surprises(self, series: Array, carried: Carried | None) -> tuple[Array, Carried | None]:
-        pieces = []
-        for piece in torch.from_numpy(self._scaled(series)).split(_PIECE):
-            surprises, carried = self.network_(piece[None], carried)
-            pieces.append(surprises[0])
-        return torch.cat(pieces).double().numpy(), carried
-
-    @torch.no_grad()
-    def _fit_variance(self, series: Array) -> None:
-        """Take the variances of the errors from a series."""
-        total, count, carried = 0.0, 0, None
-        for piece in torch.from_numpy(self._scaled(series)).split(_PIECE):
-            errors, carried = self.network_.squared_errors(piece[None], carried)
-            total = total + errors.nansum((0, 1, 3)).double()
-            count = count + (~errors.isnan()).sum((0, 1, 3))
-        variance = (total / count).nan_to_num(1.0).clamp(min=MIN_VARIANCE)
-        self.network_.variance.copy_(variance[:, None])
+        return surprises_of(self.network_, self._scaled(series), carried)
 
     def _average(self, surprises: Array, before: float) -> Array:
         return exponential_average(surprises, self.half_life, before)

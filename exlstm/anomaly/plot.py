@@ -51,7 +51,7 @@ def plot_scores(
     shown = min(series.shape[1], _MOST_CHANNELS)
     names = [f"channel {number}" for number in range(shown)] if names is None else names
     figure = Figure(figsize=(10, 1.6 * (shown + 1) + 0.6), layout="constrained")
-    panels = figure.subplots(shown + 1, sharex=True)
+    panels = list(figure.subplots(shown + 1, sharex=True, squeeze=False).flat)
     marked = scores > threshold
     change = np.diff(marked.astype(int), prepend=0, append=0)
     ranges = list(zip(np.flatnonzero(change > 0), np.flatnonzero(change < 0) - 1, strict=True))

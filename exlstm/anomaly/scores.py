@@ -127,7 +127,7 @@ def _ranking(scores: Array) -> tuple[Indices, Indices]:
 def _counts(labels: Array, scores: Array) -> tuple[Array, Array]:
     """Labelled steps among the marked, and marked steps, at each threshold from the highest."""
     order, last = _ranking(scores)
-    return np.cumsum(labels[order])[last], last + 1.0
+    return np.cumsum(labels[order])[last], (last + 1).astype(np.float64)
 
 
 def _ranges(labels: Array) -> tuple[Indices, Indices]:

@@ -89,7 +89,7 @@ def test_scoring_moves_no_stream(detector):
 def test_long_series_are_read_in_pieces(detector, monkeypatch):
     x = with_gaps(series(230, seed=6))
     whole = detector.decision_function(x)
-    monkeypatch.setattr("exlstm.anomaly.detector._PIECE", 37)
+    monkeypatch.setattr("exlstm.anomaly.fitting._PIECE", 37)
     np.testing.assert_allclose(detector.decision_function(x), whole, atol=1e-4)
 
 
