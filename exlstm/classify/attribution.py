@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from exlstm.classify.encoding import Inputs
-from exlstm.models.classifier import at_end
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,8 +74,7 @@ def integrated_gradients(
                     for end in ends
                 ]
                 lengths = one.lengths.expand(len(scale))
-                steps = network.answers(*copies, lengths)
-                return at_end(steps, lengths)[:, target[row[0]]], copies
+                return network(*copies, lengths)[:, target[row[0]]], copies
 
             with torch.no_grad():
                 empty, full = logit(torch.tensor([0.0, 1.0], dtype=torch.float64))[0].tolist()

@@ -8,21 +8,21 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
 from exlstm.classify.attribution import Attribution, integrated_gradients
 from exlstm.classify.calibration import fit_temperature
 from exlstm.classify.encoding import Encoding, Inputs
+from exlstm.classify.fitting import Fitting, held_out
 from exlstm.classify.records import Padded, pad
-from exlstm.estimators import Saved, Training, read, train, write
-from exlstm.models.classifier import ClassifierConfig, Pooling, XLSTMSequenceClassifier, at_end
+from exlstm.estimators import Saved, Training, read, write
+from exlstm.models.classifier import ClassifierConfig, Pooling, XLSTMSequenceClassifier
 
 _ROWS = 256  # at once in prediction
 
@@ -38,6 +38,8 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         d_model: Width of the network.
         num_heads: Heads in every block; divides `d_model`.
         input_width: How many steps' numbers are read together at each step.
+        stride: Only every so many steps are read, counted back from the last; at most
+            `input_width`, so that none is left out. Larger is faster.
         pooling: What an answer is made of: the network's output at the `last` step, the `mean` over
             the steps up to it, or `both`.
         dropout: Share that is dropped in training.
@@ -83,7 +85,8 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         d_model: int = 32,
         num_heads: int = 4,
         input_width: int = 8,
-        pooling: Pooling = "mean",
+        stride: int = 1,
+        pooling: Pooling = "both",
         dropout: float = 0.1,
         num_networks: int = 1,
         shift: int = 0,
@@ -104,6 +107,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         self.d_model = d_model
         self.num_heads = num_heads
         self.input_width = input_width
+        self.stride = stride
         self.pooling: Pooling = pooling
         self.dropout = dropout
         self.num_networks = num_networks
@@ -128,6 +132,11 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
             ValueError: The records, the classes or a parameter are not as documented.
         """
         self._check_parameters()
+        training = Training(
+            max_epochs=self.max_epochs, batch_size=self.batch_size,
+            learning_rate=self.learning_rate, weight_decay=self.weight_decay,
+            patience=self.patience,
+        )  # fmt: skip
         if y is None:
             raise ValueError("fit requires y to be passed, but the target y is None")
         padded = _padded(X)
@@ -140,7 +149,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
         rng = check_random_state(self.random_state)
 
-        held = _held_out(numbers, self.validation_fraction, rng)
+        held = held_out(numbers, self.validation_fraction, rng)
         if self.calibrate and not held.any():
             raise ValueError(
                 f"calibrate=True needs held-out records, but validation_fraction="
@@ -155,13 +164,16 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
             networks = [self._network(config) for _ in range(self.num_networks)]
             self._networks = nn.ModuleList(networks)
             weight = torch.tensor(weights / weights[numbers].mean(), dtype=torch.float32)
+            fitting = Fitting(
+                inputs, targets, weight, torch.from_numpy(held), early=self.early,
+                shift=self.shift, noise=self.noise, num_channels=len(self._encoding.mean),
+            )  # fmt: skip
             self.history_ = [
-                self._train(network, inputs, targets, weight, torch.from_numpy(held), rng)
-                for network in networks
+                fitting.run(network, training, int(rng.randint(2**31))) for network in networks
             ]
         self.temperature_ = 1.0
         if self.calibrate:
-            logits = self._at_end(inputs.rows(torch.from_numpy(held.nonzero()[0])))
+            logits = self._logits(inputs.rows(torch.from_numpy(held.nonzero()[0])))
             self.temperature_ = fit_temperature(logits, numbers[held])
         return self
 
@@ -172,7 +184,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (N, A) of the classes, in the order of `classes_`."""
-        return self._probabilities(self._at_end(self._encoded(X)))
+        return self._probabilities(self._logits(self._encoded(X)))
 
     def predict_proba_steps(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (N, T, A) after each step, as if the record ended there.
@@ -181,7 +193,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         with `early=True` if they matter.
         """
         inputs = self._encoded(X)
-        probabilities = self._probabilities(self._logits(inputs))
+        probabilities = self._probabilities(self._logits(inputs, every_step=True))
         steps = np.arange(probabilities.shape[1])
         probabilities[steps >= inputs.lengths.numpy()[:, None]] = np.nan
         return probabilities
@@ -207,7 +219,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         """
         inputs = self._encoded(X)
         if target is None:
-            numbers = self._at_end(inputs).argmax(1)
+            numbers = self._logits(inputs).argmax(1)
         else:
             wanted = column_or_1d(target)
             check_consistent_length(inputs.lengths, wanted)
@@ -286,7 +298,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
             num_classes=len(self.classes_), num_inputs=self._encoding.num_inputs,
             num_codes=self._encoding.num_codes, input_width=self.input_width,
             pattern=self.pattern, d_model=self.d_model, num_heads=self.num_heads,
-            dropout=self.dropout, pooling=self.pooling,
+            dropout=self.dropout, pooling=self.pooling, stride=self.stride,
         )  # fmt: skip
 
     def _network(self, config: ClassifierConfig) -> nn.Module:
@@ -298,77 +310,24 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
                 network.inputs.weight[:, missing] = 0
         return network
 
-    def _train(
-        self, network: nn.Module, inputs: Inputs, targets: Tensor, weight: Tensor, held: Tensor,
-        rng: np.random.RandomState,
-    ) -> list[dict[str, float]]:  # fmt: skip
-        training = Training(
-            max_epochs=self.max_epochs, batch_size=self.batch_size,
-            learning_rate=self.learning_rate, weight_decay=self.weight_decay,
-            patience=self.patience,
-        )  # fmt: skip
-        used, unused = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
-
-        def mean_loss(rows: Tensor, seen: Inputs) -> Tensor:
-            steps = network(seen.values, seen.codes, seen.lengths)
-            importance = weight[targets[rows]]
-            last = F.cross_entropy(at_end(steps, seen.lengths), targets[rows], reduction="none")
-            if not self.early:
-                return (importance * last).mean()
-            each = targets[rows, None].expand(steps.shape[:2])
-            every = F.cross_entropy(steps.transpose(1, 2), each, reduction="none")
-            real = torch.arange(steps.shape[1]) < seen.lengths[:, None]
-            every = torch.where(real, every, 0.0).sum(1) / seen.lengths
-            return (importance * (last + every)).mean() / 2
-
-        def loss(numbers: Tensor) -> Tensor:
-            rows = used[numbers]
-            return mean_loss(rows, self._changed(inputs.rows(rows)))
-
-        def validation() -> float:
-            parts = unused.split(_ROWS)
-            losses = [mean_loss(rows, inputs.rows(rows)) * len(rows) for rows in parts]
-            return float(sum(losses)) / len(unused)
-
-        return train(
-            network, len(used), loss, validation if len(unused) else None, training,
-            seed=int(rng.randint(2**31)),
-        )  # fmt: skip
-
-    def _changed(self, inputs: Inputs) -> Inputs:
-        """The records as training sees them this time: moved in time, with noise."""
-        if inputs.values is None or not (self.shift or self.noise):
-            return inputs
-        values = inputs.values
-        batch, time = values.shape[:2]
-        if self.shift:
-            moved = torch.arange(time) + torch.randint(-self.shift, self.shift + 1, (batch, 1))
-            last = inputs.lengths[:, None] - 1
-            moved = moved.clamp_min(0).minimum(last)
-            values = values.gather(1, moved[..., None].expand_as(values))
-        if self.noise:
-            channels = len(self._encoding.mean)
-            observed = 1 - values[..., channels : 2 * channels]
-            drawn = torch.randn_like(observed) * observed * self.noise
-            values = torch.cat((values[..., :channels] + drawn, values[..., channels:]), -1)
-        return dataclasses.replace(inputs, values=values)
-
     def _encoded(self, X: Any) -> Inputs:
         check_is_fitted(self)
         return self._encoding.encode(_padded(X), self.unseen_codes)
 
-    def _logits(self, inputs: Inputs) -> NDArray[np.float32]:
-        """(N, T, A), the mean over the networks."""
-        found = np.zeros((len(inputs), int(inputs.lengths.max()), len(self.classes_)), np.float32)
+    def _logits(self, inputs: Inputs, *, every_step: bool = False) -> NDArray[np.float32]:
+        """(N, A), or (N, T, A) with zeros behind the ends; the mean over the networks."""
+        shape = (len(inputs), int(inputs.lengths.max()), len(self.classes_))
+        found = np.zeros(shape if every_step else shape[::2], np.float32)
         with torch.no_grad():
             for rows in torch.arange(len(inputs)).split(_ROWS):
-                part = inputs.rows(rows)
-                steps = [net(part.values, part.codes, part.lengths) for net in self._networks]
-                found[rows.numpy(), : steps[0].shape[1]] = torch.stack(steps).mean(0).numpy()
+                one = inputs.rows(rows)
+                logits = torch.stack([
+                    network(one.values, one.codes, one.lengths, every_step=every_step)
+                    for network in self._networks
+                ]).mean(0)  # fmt: skip
+                place = (rows.numpy(), slice(logits.shape[1])) if every_step else rows.numpy()
+                found[place] = logits.numpy()
         return found
-
-    def _at_end(self, inputs: Inputs) -> NDArray[np.float32]:
-        return self._logits(inputs)[np.arange(len(inputs)), inputs.lengths.numpy() - 1]
 
     def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         scaled = torch.from_numpy(logits).double() / self.temperature_
@@ -387,17 +346,6 @@ def _padded(X: Any) -> Padded:
     if isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1):
         return pad(X)
     return pad(check_array(X, dtype="numeric", ensure_all_finite="allow-nan", allow_nd=True))
-
-
-def _held_out(
-    numbers: NDArray[np.int64], fraction: float, rng: np.random.RandomState
-) -> NDArray[np.bool_]:
-    """Which records are held out: of each class its share, but never all."""
-    held = np.zeros(len(numbers), bool)
-    for number in np.unique(numbers):
-        rows = rng.permutation(np.flatnonzero(numbers == number))
-        held[rows[: min(round(fraction * len(rows)), len(rows) - 1)]] = True
-    return held
 
 
 def _plain(one: Any) -> Any:

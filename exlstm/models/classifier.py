@@ -28,6 +28,8 @@ class ClassifierConfig:
         num_codes: Different event codes; 0 for sequences without codes.
         input_width: How many steps' numbers each step is read together with, itself and those
             before it.
+        stride: The stack reads every so many steps, counted back from the step that is answered;
+            at most `input_width`, so that none is left out.
         pattern: One letter a block; see `exlstm.nn.XLSTMStack`.
         d_model: Width, D.
         num_heads: Number of heads, H.
@@ -43,18 +45,23 @@ class ClassifierConfig:
     num_inputs: int = 0
     num_codes: int = 0
     input_width: int = 8
+    stride: int = 1
     pattern: str = "m"
     d_model: int = 32
     num_heads: int = 4
     dropout: float = 0.1
-    pooling: Pooling = "mean"
+    pooling: Pooling = "both"
 
     def __post_init__(self) -> None:
         check_pattern(self.pattern)
         check_choice("pooling", self.pooling, ("last", "mean", "both"))
-        for name in ("num_classes", "input_width", "d_model", "num_heads"):
+        for name in ("num_classes", "input_width", "stride", "d_model", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.stride > self.input_width:
+            raise ValueError(
+                f"stride must be at most input_width={self.input_width}, got {self.stride}"
+            )
         if min(self.num_inputs, self.num_codes) < 0 or not self.num_inputs + self.num_codes:
             raise ValueError(
                 "num_inputs and num_codes must be at least 0 and not both 0, "
@@ -74,7 +81,7 @@ class XLSTMSequenceClassifier(nn.Module):
         >>> config = ClassifierConfig(num_classes=3, num_inputs=2, num_codes=5)
         >>> network = XLSTMSequenceClassifier(config)
         >>> network(torch.randn(4, 10, 2), torch.randint(6, (4, 10))).shape
-        torch.Size([4, 10, 3])
+        torch.Size([4, 3])
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -97,41 +104,56 @@ class XLSTMSequenceClassifier(nn.Module):
     def forward(
         self,
         values: Float[Tensor, "B T X"] | None = None,
-        codes: Int[Tensor, "B T"] | None = None,
+        codes: Tensor | None = None,
         lengths: Int[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B T A"]:
-        """The logits at every step.
+        *,
+        every_step: bool = False,
+    ) -> Float[Tensor, "*S A"]:
+        """The logits (B, A) after each row's last step, or (B, T, A) after every one.
 
         Args:
             values: The numbers; with `num_inputs`.
-            codes: From 1 to `num_codes`, or 0 for none, which adds nothing; with `num_codes`.
+            codes: (B, T), from 1 to `num_codes`, or 0 for none, which adds nothing; or (B, T, D)
+                as embedded by `self.codes`. With `num_codes`.
             lengths: How many steps of each row are real, from the first; `None` is all. What
-                stands behind them is never seen, and the logits there mean nothing.
+                stands behind them is never seen.
+            every_step: Whether all steps are answered. Behind the end of a row the logits mean
+                nothing.
         """
-        return self.answers(values, None if codes is None else self.codes(codes), lengths)
+        x = self._read(values, codes)
+        batch, time, _ = x.shape
+        stride = self.config.stride
+        if every_step:
+            # Each step by its place within the stride: those of one place are rows of their own.
+            x = F.pad(x, (0, 0, 0, -time % stride)).unflatten(1, (-1, stride))
+            y = self._answers(x.transpose(1, 2).flatten(0, 1))
+            return y.unflatten(0, (batch, stride)).transpose(1, 2).flatten(1, 2)[:, :time]
+        rows = torch.arange(batch, device=x.device)
+        last = rows.new_full((batch,), time) - 1 if lengths is None else lengths - 1
+        places = torch.arange(0, time, stride, device=x.device) + (last % stride)[:, None]
+        x = x[rows[:, None], places.clamp_max(time - 1)]
+        return self._answers(x)[rows, last // stride]
 
-    def answers(
-        self,
-        values: Float[Tensor, "B T X"] | None,
-        embedded: Float[Tensor, "B T D"] | None,
-        lengths: Int[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B T A"]:
-        """The same from codes that are embedded already."""
-        x = 0 if embedded is None else embedded
+    def _read(self, values: Tensor | None, codes: Tensor | None) -> Float[Tensor, "B T D"]:
+        parts: list[Tensor] = []
         if values is not None:
-            before = F.pad(values, (0, 0, self.config.input_width - 1, 0))
-            x = x + self.inputs(before.unfold(1, self.config.input_width, 1).flatten(2))
-        y, _ = self.stack(x, lengths=lengths)
-        return self.head(self.dropout(self._pooled(y)))
+            width = self.config.input_width
+            parts.append(self.inputs(_windows(values, width).flatten(2)))
+        if codes is not None:
+            embedded = codes if codes.is_floating_point() else self.codes(codes)
+            parts.append(_windows(embedded, self.config.stride).sum(-1))
+        return torch.stack(parts).sum(0)
 
-    def _pooled(self, y: Float[Tensor, "B T D"]) -> Float[Tensor, "B T Y"]:
-        if self.config.pooling == "last":
-            return y
-        steps = torch.arange(1, y.shape[1] + 1, device=y.device, dtype=y.dtype)
-        mean = y.cumsum(1) / steps[:, None]
-        return mean if self.config.pooling == "mean" else torch.cat((y, mean), -1)
+    def _answers(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T A"]:
+        # No mask: what is padded stands behind all that is answered.
+        y, _ = self.stack(x)
+        if self.config.pooling != "last":
+            steps = torch.arange(1, y.shape[1] + 1, device=y.device, dtype=y.dtype)
+            mean = y.cumsum(1) / steps[:, None]
+            y = mean if self.config.pooling == "mean" else torch.cat((y, mean), -1)
+        return self.head(self.dropout(y))
 
 
-def at_end(steps: Float[Tensor, "B T A"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B A"]:
-    """What stands at each row's last real step."""
-    return steps[torch.arange(len(steps), device=steps.device), lengths - 1]
+def _windows(x: Float[Tensor, "B T X"], width: int) -> Float[Tensor, "B T X W"]:
+    """Each step together with those before it; zeros before the first."""
+    return F.pad(x, (0, 0, width - 1, 0)).unfold(1, width, 1)
