@@ -114,13 +114,11 @@ class Data:
 
 def network(name: str, choice: dict[str, Any], seed: int, num_networks: int) -> XLSTMClassifier:
     kind, own = MODELS[name]
-    return kind(
-        **SETTINGS, **own, **choice, num_networks=num_networks, random_state=seed
-    )
+    return kind(**SETTINGS, **own, **choice, num_networks=num_networks, random_state=seed)
 
 
 def choose(data: Data, name: str) -> dict[str, Any]:
-    """The candidate with the highest sum of balanced accuracy and macro F1, and all their scores."""
+    """The candidate with the highest balanced accuracy plus macro F1, and the scores of all."""
     train, _ = next(data.folds(CHOICE_SEED))
     rows = train[data.tested[train]]
     scores = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,43 +59,41 @@ def integrated_gradients(
     if num_points < 1:
         raise ValueError(f"num_points must be at least 1, got {num_points}")
     nodes, weights = np.polynomial.legendre.leggauss(num_points)
-    networks = [_double(network) for network in networks]
+    points = torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+    copies = [copy.deepcopy(network).double() for network in networks]
     count, time = len(inputs), int(inputs.lengths.max())
-    parts = np.zeros((count, time, len(names)))
-    difference = np.zeros(count)
-    for network in networks:
-        for row in torch.arange(count).split(1):
-            one = inputs.rows(row)
-            ends = [None if part is None else part.detach() for part in _embedded(network, one)]
+    parts, difference = np.zeros((count, time, len(names))), np.zeros(count)
+    for row in range(count):
+        one = inputs.rows(torch.tensor([row]))
+        for network in copies:
+            found, gap = _one_record(network, one, int(target[row]), *points)
+            parts[row, : one.lengths[0]] += _by_part(found, names) / len(copies)
+            difference[row] += gap / len(copies)
+    return Attribution(parts, names, names_of_targets, difference, inputs.lengths.numpy())
 
-            def logit(scale: Tensor, one: Inputs = one, ends: list[Any] = ends, row: Tensor = row):
-                """The target's logit of scaled copies of the record, and the copies."""
-                copies = [
-                    None if end is None else (scale[:, None, None] * end).requires_grad_()
-                    for end in ends
-                ]
-                lengths = one.lengths.expand(len(scale))
-                return network(*copies, lengths)[:, target[row[0]]], copies
 
-            with torch.no_grad():
-                empty, full = logit(torch.tensor([0.0, 1.0], dtype=torch.float64))[0].tolist()
-            difference[row] += full - empty
-            values, copies = logit(torch.from_numpy((nodes + 1) / 2))
-            used = [copy for copy in copies if copy is not None]
-            gradients = iter(torch.autograd.grad(values.sum(), used))
-            found = [
-                None
-                if end is None
-                else end[0] * torch.einsum(
-                    "p,ptx->tx", torch.from_numpy(weights / 2), next(gradients)
-                )
-                for end in ends
-            ]  # fmt: skip
-            parts[row, : one.lengths[0]] += _by_part(found, names)
-    scale = 1 / len(networks)
-    return Attribution(
-        parts * scale, names, names_of_targets, difference * scale, inputs.lengths.numpy()
-    )
+def _one_record(
+    network: Any, one: Inputs, target: int, points: Tensor, weights: Tensor
+) -> tuple[dict[str, Tensor], float]:
+    """What each number and each part of an embedded code adds, (T, X) and (T, D), and the sum."""
+    record: dict[str, Tensor] = {}
+    if one.values is not None:
+        record["values"] = one.values.double()
+    if one.codes is not None:
+        record["codes"] = network.codes(one.codes).detach()
+
+    def logits(scale: Tensor) -> tuple[Tensor, list[Tensor]]:
+        scaled = [(scale[:, None, None] * part).requires_grad_() for part in record.values()]
+        return network(**dict(zip(record, scaled, strict=True)))[:, target], scaled
+
+    empty, full = logits(torch.tensor([0.0, 1.0], dtype=torch.float64))[0].tolist()
+    answers, scaled = logits(points)
+    gradients = torch.autograd.grad(answers.sum(), scaled)
+    found = {
+        name: part[0] * torch.einsum("p,ptx->tx", weights, gradient)
+        for (name, part), gradient in zip(record.items(), gradients, strict=True)
+    }
+    return found, full - empty
 
 
 def plot_attribution(attribution: Attribution, record: Any, row: int = 0) -> Figure:
@@ -120,11 +119,12 @@ def plot_attribution(attribution: Attribution, record: Any, row: int = 0) -> Fig
     largest = float(np.abs(added).max()) or 1.0
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    for channel in values.reshape(length, -1).T:
-        above.plot(channel, color="0.7", linewidth=1)
-        drawn = above.scatter(
-            np.arange(length), channel, c=added, cmap="coolwarm", s=12, vmin=-largest, vmax=largest
-        )
+    channels = values.reshape(length, -1)
+    above.plot(channels, color="0.7", linewidth=1)
+    drawn = above.scatter(
+        np.indices(channels.shape)[0], channels, c=np.repeat(added, channels.shape[1]), s=12,
+        cmap="coolwarm", vmin=-largest, vmax=largest,
+    )  # fmt: skip
     figure.colorbar(drawn, ax=above, label="adds to the logit")
     above.set_ylabel("value")
     above.set_title(
@@ -136,26 +136,13 @@ def plot_attribution(attribution: Attribution, record: Any, row: int = 0) -> Fig
     return figure
 
 
-def _double(network: nn.Module) -> Any:
-    """A copy in float64."""
-    import copy
-
-    return copy.deepcopy(network).double()
-
-
-def _embedded(network: Any, inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
-    values = None if inputs.values is None else inputs.values.double()
-    return values, None if inputs.codes is None else network.codes(inputs.codes)
-
-
-def _by_part(found: list[Tensor | None], names: list[str]) -> NDArray[np.float64]:
+def _by_part(found: dict[str, Tensor], names: list[str]) -> NDArray[np.float64]:
     """(T, P) from what the numbers and the embedded codes add."""
-    values, codes = found
     columns: list[Tensor] = []
-    if values is not None:
+    if "values" in found:
         channels = sum(name.startswith("channel") for name in names)
-        both = values[:, :channels] + values[:, channels : 2 * channels]
-        columns += [both, values[:, 2 * channels :]]
-    if codes is not None:
-        columns.append(codes.sum(1, keepdim=True))
+        numbers, missing, rest = found["values"].tensor_split((channels, 2 * channels), dim=1)
+        columns += [numbers + missing, rest]
+    if "codes" in found:
+        columns.append(found["codes"].sum(1, keepdim=True))
     return torch.cat(columns, 1).numpy()

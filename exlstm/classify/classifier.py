@@ -152,8 +152,8 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         held = held_out(numbers, self.validation_fraction, rng)
         if self.calibrate and not held.any():
             raise ValueError(
-                f"calibrate=True needs held-out records, but validation_fraction="
-                f"{self.validation_fraction} of the classes' {np.bincount(numbers).tolist()} is none"
+                f"calibrate=True needs held-out records, but {self.validation_fraction} "
+                f"(validation_fraction) of {np.bincount(numbers).tolist()} in the classes is none"
             )
         self._encoding = Encoding.of(padded)
         inputs = self._encoding.encode(padded, "error")
@@ -265,10 +265,11 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         if isinstance(parameters["class_weight"], list):
             parameters["class_weight"] = dict(parameters["class_weight"])
         self = cls(**parameters)
-        fields = saved.fitted["encoding"]
-        self._encoding = Encoding(
-            **{key: tuple(one) if isinstance(one, list) else one for key, one in fields.items()}
-        )
+        fields: dict[str, Any] = {
+            name: tuple(field) if isinstance(field, list) else field
+            for name, field in saved.fitted["encoding"].items()
+        }
+        self._encoding = Encoding(**fields)
         classes = saved.fitted["classes"]
         self.classes_ = np.array(classes["values"], dtype=classes["dtype"])
         self.history_ = saved.fitted["history"]
@@ -289,9 +290,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
                 f"got {self.validation_fraction}"
             )
         if self.unseen_codes not in ("error", "ignore"):
-            raise ValueError(
-                f"unseen_codes must be 'error' or 'ignore', got {self.unseen_codes!r}"
-            )
+            raise ValueError(f"unseen_codes must be 'error' or 'ignore', got {self.unseen_codes!r}")
 
     def _config(self) -> ClassifierConfig:
         return ClassifierConfig(
@@ -343,9 +342,12 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
 
 def _padded(X: Any) -> Padded:
     """Any input; tables and arrays go through scikit-learn's checks."""
-    if isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1):
+    if isinstance(X, list | tuple) or (
+        isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
+    ):
         return pad(X)
-    return pad(check_array(X, dtype="numeric", ensure_all_finite="allow-nan", allow_nd=True))
+    checks: dict[str, Any] = {"ensure_all_finite": "allow-nan", "allow_nd": True}
+    return pad(check_array(X, dtype="numeric", **checks))
 
 
 def _plain(one: Any) -> Any:

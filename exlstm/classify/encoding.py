@@ -45,8 +45,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What `fit` learnt of the records themselves. One record is encoded without the others, and a
-    step without those after it.
+    """What `fit` learnt of the records themselves.
+
+    A record is encoded without the others, and a step without those after it.
 
     Attributes:
         mean: Of each channel's values in training.
@@ -81,7 +82,7 @@ class Encoding:
             gaps = _gaps(padded)
             time_scale = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 1.0
         if padded.codes is not None:
-            found = {one for one in padded.codes.flat if one is not None}
+            found = _codes(padded)
             if not found:
                 raise ValueError("codes are missing at all steps of all records")
             vocabulary = tuple(sorted(found, key=lambda one: (isinstance(one, str), one)))
@@ -119,9 +120,7 @@ class Encoding:
             padded.times is not None,
             padded.codes is not None,
         )
-        there = describe(
-            len(self.mean), self.time_scale is not None, self.vocabulary is not None
-        )
+        there = describe(len(self.mean), self.time_scale is not None, self.vocabulary is not None)
         if here != there:
             raise ValueError(f"records have {here}, but those in fit had {there}")
         parts: list[np.ndarray[Any, Any]] = []
@@ -137,7 +136,7 @@ class Encoding:
         codes = None
         if padded.codes is not None and self.vocabulary is not None:
             numbers = {code: number for number, code in enumerate(self.vocabulary, start=1)}
-            found = {one for one in padded.codes.flat if one is not None}
+            found = _codes(padded)
             if unseen == "error" and not found <= numbers.keys():
                 raise ValueError(
                     f"codes that fit has not seen: {_listed(found - numbers.keys())}; it has seen "
@@ -145,6 +144,11 @@ class Encoding:
                 )
             codes = torch.tensor([[numbers.get(one, 0) for one in row] for row in padded.codes])
         return Inputs(values, codes, torch.from_numpy(padded.lengths))
+
+
+def _codes(padded: Padded) -> set[int | str]:
+    assert padded.codes is not None
+    return {one for one in padded.codes.ravel().tolist() if one is not None}
 
 
 def _gaps(padded: Padded) -> np.ndarray[Any, Any]:

@@ -66,7 +66,7 @@ def records_from_frame(
             raise ValueError(f"frame has no column {name!r}; it has {list(frame.columns)}")
     if not channels and code is None:
         raise ValueError("frame has neither channels nor a column of codes to read")
-    if frame[id].isna().any():
+    if frame[id].hasnans:
         raise ValueError(f"column {id!r} has missing ids")
     return {
         key: Record(
@@ -111,10 +111,11 @@ def pad(X: Any) -> Padded:
     """
     if isinstance(X, np.ndarray) and X.ndim in (2, 3) and X.dtype != object:
         X = list(X)
-    if isinstance(X, np.ndarray) and X.ndim != 1 or not isinstance(X, list | tuple | np.ndarray):
+    is_array = isinstance(X, np.ndarray)
+    if (is_array and X.ndim != 1) or not (is_array or isinstance(X, list | tuple)):
         raise ValueError(
             "X must be an array (N, T) or (N, T, C), or a list of arrays or of Record, "
-            f"got {type(X).__name__}{f' of shape {X.shape}' if isinstance(X, np.ndarray) else ''}"
+            f"got {type(X).__name__}{f' of shape {X.shape}' if is_array else ''}"
         )
     if not len(X):
         raise ValueError("X holds no record, at least 1 is needed")
@@ -168,7 +169,7 @@ def _checked(one: Any, name: str) -> Record:
             raise ValueError(f"{name} has {_length(row)} steps but {len(found)} {part}")
     if not _length(row):
         raise ValueError(f"{name} is empty, at least 1 step is needed")
-    if codes is None and np.isnan(values).all():
+    if codes is None and values is not None and np.isnan(values).all():
         raise ValueError(f"{name} has no value: all {values.size} are NaN")
     return row
 
@@ -184,7 +185,7 @@ def _values(values: Any, name: str) -> NDArray[np.float64]:
         )
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must hold numbers, got {array.dtype}")
-    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
+    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
         raise ValueError(f"{name} must be (T,) or (T, C), got {array.shape}")
     array = array.astype(np.float64)
     if np.isinf(array).any():

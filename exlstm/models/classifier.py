@@ -1,4 +1,4 @@
-"""The network that reads a sequence of numbers, codes or both, and names its class at every step."""
+"""The network that reads numbers, codes or both, and names the class at every step."""
 
 from __future__ import annotations
 

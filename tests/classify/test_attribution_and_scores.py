@@ -35,9 +35,7 @@ def test_the_difference_is_that_of_the_logits(on_waves):
     X, _ = waves(seed=1)
     X = np.nan_to_num(X, nan=1.0)
     average = np.broadcast_to(on_waves._encoding.mean, X.shape)
-    falls, rises = (
-        on_waves.attribute(X[:3], [name] * 3).difference for name in ("falls", "rises")
-    )
+    falls, rises = (on_waves.attribute(X[:3], [name] * 3).difference for name in ("falls", "rises"))
     log_ratio = [np.diff(np.log(on_waves.predict_proba(one)))[:3, 0] for one in (X, average)]
     np.testing.assert_allclose(rises - falls, log_ratio[0] - log_ratio[1], rtol=1e-4)
 
@@ -78,7 +76,14 @@ def test_the_temperature_is_the_best_one():
     assert fit_temperature((3 * truth).astype(np.float32), targets) == pytest.approx(3, rel=0.05)
 
 
-def test_calibration_lowers_the_loss_on_what_was_held_out(on_events):
+def test_a_few_right_answers_are_no_certainty():
+    logits = np.array([[4.0, 0.0], [0.0, 4.0], [4.0, 0.0]], dtype=np.float32)
+    # Right in all of 3: as sure as 4 of 5.
+    temperature = fit_temperature(logits, np.array([0, 1, 0]))
+    assert np.exp(4 / temperature) == pytest.approx(4, rel=1e-3)
+
+
+def test_probabilities_are_of_the_logits_divided_by_the_temperature(on_events):
     assert on_events.temperature_ != 1.0
     records = list(records_from_frame(events()[0], code="code").values())
     logits = on_events._logits(on_events._encoded(records))

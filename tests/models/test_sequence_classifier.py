@@ -31,9 +31,7 @@ def test_the_answer_at_a_step_is_that_of_the_sequence_up_to_it(changes):
         ended = network(values[:, : step + 1], codes[:, : step + 1])
         torch.testing.assert_close(every[:, step], ended)
     lengths = torch.tensor([11, 4, 1, 7])
-    torch.testing.assert_close(
-        network(values, codes, lengths), every[torch.arange(4), lengths - 1]
-    )
+    torch.testing.assert_close(network(values, codes, lengths), every[torch.arange(4), lengths - 1])
 
 
 @pytest.mark.parametrize("changes", SHAPES)
