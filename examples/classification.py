@@ -63,7 +63,9 @@ def main() -> None:
         recall = [np.mean(called[y_test == name] == name) for name in classifier.classes_]
         print(f"after {visit} visits: balanced accuracy {np.mean(recall):.3f}")
 
-    worst = int(classifier.predict_proba(X_test)[:, list(classifier.classes_).index("worse")].argmax())
+    worst = int(
+        classifier.predict_proba(X_test)[:, list(classifier.classes_).index("worse")].argmax()
+    )
     why = classifier.attribute([X_test[worst]], ["worse"])
     for name, added in zip(why.names, why.parts[0].sum(0), strict=True):
         print(f"{name} adds {added:+.2f} to the logit of `worse`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from exlstm.classify.encoding import Inputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_FEWEST, _MOST = 16, 512  # points of the integral
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,30 +55,29 @@ def integrated_gradients(
     target: Tensor,
     names_of_targets: NDArray[Any],
     names: list[str],
-    num_points: int,
+    tolerance: float,
 ) -> Attribution:
     r"""$x_j \int_0^1 \partial_j f(a x)\, da$ for each input j; f is the mean logit of the target.
 
-    In float64, so that what is left of the sum over j is the error of the integral alone.
+    In float64, so that what the sum over j lacks of the difference is the error of the integral
+    alone. It is taken at more and more points until this is small.
     """
-    if num_points < 1:
-        raise ValueError(f"num_points must be at least 1, got {num_points}")
-    nodes, weights = np.polynomial.legendre.leggauss(num_points)
-    points = torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be above 0, got {tolerance}")
     copies = [copy.deepcopy(network).double() for network in networks]
     count, time = len(inputs), int(inputs.lengths.max())
     parts, difference = np.zeros((count, time, len(names))), np.zeros(count)
     for row in range(count):
         one = inputs.rows(torch.tensor([row]))
         for network in copies:
-            found, gap = _one_record(network, one, int(target[row]), *points)
+            found, total = _one_record(network, one, int(target[row]), tolerance)
             parts[row, : one.lengths[0]] += _by_part(found, names) / len(copies)
-            difference[row] += gap / len(copies)
+            difference[row] += total / len(copies)
     return Attribution(parts, names, names_of_targets, difference, inputs.lengths.numpy())
 
 
 def _one_record(
-    network: Any, one: Inputs, target: int, points: Tensor, weights: Tensor
+    network: Any, one: Inputs, target: int, tolerance: float
 ) -> tuple[dict[str, Tensor], float]:
     """What each number and each part of an embedded code adds, (T, X) and (T, D), and the sum."""
     record: dict[str, Tensor] = {}
@@ -87,12 +91,31 @@ def _one_record(
         return network(**dict(zip(record, scaled, strict=True)))[:, target], scaled
 
     empty, full = logits(torch.tensor([0.0, 1.0], dtype=torch.float64))[0].tolist()
-    answers, scaled = logits(points)
-    gradients = torch.autograd.grad(answers.sum(), scaled)
-    found = {
-        name: part[0] * torch.einsum("p,ptx->tx", weights, gradient)
-        for (name, part), gradient in zip(record.items(), gradients, strict=True)
-    }
+
+    def integral(num_points: int) -> dict[str, Tensor]:
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(num_points))
+        found = {name: torch.zeros_like(part[0]) for name, part in record.items()}
+        for some, weight in zip(nodes.split(_AT_ONCE), weights.split(_AT_ONCE), strict=True):
+            answers, scaled = logits((some + 1) / 2)
+            gradients = torch.autograd.grad(answers.sum(), scaled)
+            for (name, part), gradient in zip(record.items(), gradients, strict=True):
+                found[name] += part[0] * torch.einsum("p,ptx->tx", weight / 2, gradient)
+        return found
+
+    num_points = _FEWEST
+    while True:
+        found = integral(num_points)
+        gap = sum(part.sum().item() for part in found.values()) - (full - empty)
+        if abs(gap) <= tolerance * max(1.0, abs(full - empty)):
+            break
+        if num_points >= _MOST:
+            warnings.warn(
+                f"attributions miss the logits' difference, {full - empty:.3g}, by {gap:.3g} at "
+                f"{num_points} points",
+                stacklevel=4,
+            )
+            break
+        num_points *= 2
     return found, full - empty
 
 

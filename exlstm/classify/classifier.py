@@ -199,7 +199,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         return probabilities
 
     def attribute(
-        self, X: Any, target: ArrayLike | None = None, *, num_points: int = 32
+        self, X: Any, target: ArrayLike | None = None, *, tolerance: float = 1e-3
     ) -> Attribution:
         """What each step adds to the logit of a class, by integrated gradients.
 
@@ -209,7 +209,8 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: Records.
             target: Class of each record that is explained; `None` is the predicted one.
-            num_points: Where gradients are taken along the path (Gauss-Legendre).
+            tolerance: How much the sum of a record's attributions may miss the logits' difference,
+                as a share of it, or of 1 if it is smaller. There is a warning if it misses more.
 
         Raises:
             ValueError: A target is no class, or there is not one for each record.
@@ -230,7 +231,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
             numbers = np.searchsorted(self.classes_, wanted)
         return integrated_gradients(
             self._networks, inputs, torch.from_numpy(numbers), self.classes_[numbers],
-            self._encoding.names, num_points,
+            self._encoding.names, tolerance,
         )  # fmt: skip
 
     def save(self, folder: str | os.PathLike[str]) -> None:

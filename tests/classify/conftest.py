@@ -17,4 +17,6 @@ def on_events():
     frame, y = events()
     records = list(records_from_frame(frame, code="code").values())
     weights = {0: 1.0, 1: 2.0}
-    return XLSTMClassifier(**SMALL, class_weight=weights, calibrate=True).fit(records, y)
+    return XLSTMClassifier(
+        **(SMALL | {"max_epochs": 12}), class_weight=weights, calibrate=True
+    ).fit(records, y)

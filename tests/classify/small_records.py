@@ -19,11 +19,11 @@ def waves(number=40, length=12, seed=0):
 
 
 def events(number=40, seed=0):
-    """A long table of codes and one number: "b" comes twice as late where the class is 1."""
+    """A long table of codes and one number: events are rarer where the class is 1."""
     rng = np.random.default_rng(seed)
     rows = []
     for patient in range(number):
-        times = np.cumsum(rng.exponential(1 + 3 * (patient % 2), size=rng.integers(3, 9)))
+        times = np.cumsum(rng.exponential(1 + 9 * (patient % 2), size=rng.integers(3, 9)))
         for time in times:
             code = rng.choice(["a", "b", "c"])
             rows.append((f"p{patient}", time, code, rng.normal() if code == "a" else np.nan))

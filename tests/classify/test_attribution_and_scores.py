@@ -21,13 +21,19 @@ def test_attributions_sum_to_the_difference_of_the_logits(on_waves, on_events):
         (on_waves, [X[0], X[1, :5]], ["channel 0", "channel 1"]),
         (on_events, records[:3], ["channel 0", "time", "code"]),
     ):
-        gaps = {}
-        for num_points in (2, 128):
-            found = classifier.attribute(given, num_points=num_points)
-            gaps[num_points] = np.abs(found.steps.sum(1) - found.difference).max()
+        for tolerance in (1e-3, 1e-6):
+            found = classifier.attribute(given, tolerance=tolerance)
+            gaps = np.abs(found.steps.sum(1) - found.difference)
+            assert (gaps <= tolerance * np.maximum(1, np.abs(found.difference))).all()
         assert found.names == names
         assert (np.abs(found.difference) > 0.1).all()
-        assert gaps[128] < 1e-4 < gaps[2]  # the mLSTM's denominator has a kink
+
+
+def test_an_integral_that_stays_coarse_is_said(on_waves, monkeypatch):
+    monkeypatch.setattr("exlstm.classify.attribution._FEWEST", 1)
+    monkeypatch.setattr("exlstm.classify.attribution._MOST", 2)
+    with pytest.warns(UserWarning, match="miss the logits' difference, .* at 2 points"):
+        on_waves.attribute(waves(seed=1)[0][:1])
 
 
 def test_the_difference_is_that_of_the_logits(on_waves):
@@ -49,8 +55,8 @@ def test_attribution_explains_the_class_that_is_asked_for(on_waves):
     assert np.all(on_waves.attribute([X[0, :5], X[1]]).parts[0, 5:] == 0)
     with pytest.raises(ValueError, match=r"target 'up' is no class; there are \['falls', 'rises'"):
         on_waves.attribute(X[:1], ["up"])
-    with pytest.raises(ValueError, match="num_points must be at least 1, got 0"):
-        on_waves.attribute(X[:1], num_points=0)
+    with pytest.raises(ValueError, match="tolerance must be above 0, got 0"):
+        on_waves.attribute(X[:1], tolerance=0)
 
 
 def test_the_picture_shows_each_channel_and_what_each_step_adds(on_waves):
