@@ -26,7 +26,7 @@ def test_attributions_sum_to_the_difference_of_the_logits(on_waves, on_events):
             gaps = np.abs(found.steps.sum(1) - found.difference)
             assert (gaps <= tolerance * np.maximum(1, np.abs(found.difference))).all()
         assert found.names == names
-        assert (np.abs(found.difference) > 0.1).all()
+        assert (np.abs(found.difference) > 0.01).all()
 
 
 def test_an_integral_that_stays_coarse_is_said(on_waves, monkeypatch):
