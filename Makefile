@@ -26,7 +26,7 @@ setup: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard exlstm/ops/*.cpp exlstm/ops/*.hpp)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lm,export,ts,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[lm,export,ts,tune,dev]'
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps --upgrade \
 		--target $(TORCHAO) torchao
 	touch $@

@@ -11,16 +11,19 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
+    from exlstm.anomaly.command import AnomaliesArguments, anomalies_command
     from exlstm.claims.command import ClaimsArguments, claims
     from exlstm.data.command import PrepareArguments, run_prepare
     from exlstm.evaluate.plan import PlanArguments, print_plan
     from exlstm.evidence.command import EvidenceArguments, evidence
     from exlstm.experiments.command import TasksArguments, tasks
+    from exlstm.forecast.command import ForecastArguments, forecast_command
     from exlstm.train import TrainArguments
     from exlstm.train.evaluation import EvaluateArguments
     from exlstm.train.run_folder import resumed_arguments
     from exlstm.train.scaling import ScalingArguments, scaling
     from exlstm.train.trained import load_trained, newest_checkpoint
+    from exlstm.tune.command import TuneArguments, tune_command
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"exlstm: the command line needs {error.name}: pip install 'exlstm[lm]'"
@@ -212,20 +215,26 @@ def _doctor(_: DoctorArguments) -> None:
     print(f"{torch.get_num_threads()} CPU threads, CUDA: {cuda}")
     kernels = native.library()
     print(f"compiled kernels: {native.reason() if kernels is None else kernels._name}")
-    step = torch.zeros(1, 1, 1, 4)
-    tensors = {
-        "mlstm": (step, step, step, step[..., 0], step[..., 0]),
-        "slstm": (torch.zeros(1, 1, 1, 4, 4), torch.zeros(1, 4, 4, 4)),
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        step = torch.zeros(1, 1, 1, 4, device=device)
+        tensors = {
+            "mlstm": (step, step, step, step[..., 0], step[..., 0]),
+            "slstm": (step[..., None, :].expand(1, 1, 1, 4, 4), step[0].expand(1, 4, 4, 4)),
+        }
+        for op, inputs in tensors.items():
+            print(f"{op} on {device}:")
+            for backend, reason in explain(op, *inputs).items():
+                print(f"  {backend:<12} {reason}")
+    extras = {
+        "lm": ("transformers", "accelerate", "tokenizers", "matplotlib"),
+        "export": ("onnx", "onnxscript", "onnxruntime"),
+        "ts": ("sklearn", "pandas"),
+        "tune": ("optuna",),
     }
-    for op, inputs in tensors.items():
-        print(f"{op}:")
-        for backend, reason in explain(op, *inputs).items():
-            print(f"  {backend:<12} {reason}")
-    packages = dict.fromkeys(("transformers", "accelerate", "tokenizers", "matplotlib"), "lm")
-    packages |= dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
-    for package, extra in packages.items():
-        if importlib.util.find_spec(package) is None:
-            print(f"{package} is missing: pip install 'exlstm[{extra}]'")
+    for extra, packages in extras.items():
+        for package in packages:
+            if importlib.util.find_spec(package) is None:
+                print(f"{package} is missing: pip install 'exlstm[{extra}]'")
 
 
 VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
@@ -236,6 +245,9 @@ VERBS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "export": (ExportArguments, _export),
     "convert": (ConvertArguments, _convert),
     "quantize": (QuantizeArguments, _quantize),
+    "forecast": (ForecastArguments, forecast_command),
+    "anomalies": (AnomaliesArguments, anomalies_command),
+    "tune": (TuneArguments, tune_command),
     "tasks": (TasksArguments, tasks),
     "plan": (PlanArguments, print_plan),
     "scaling": (ScalingArguments, scaling),

@@ -70,7 +70,7 @@ def test_doctor_names_every_backend_and_why_one_does_not_run():
 
     text = doctor("none")
     for op in ("mlstm", "slstm"):
-        section = text.split(f"{op}:\n")[1]
+        section = text.split(f"{op} on cpu:\n")[1]
         for backend in backends(op):
             assert f"  {backend} " in section
     assert "compiled kernels: EXLSTM_ISA=none" in text

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "anomaly": {"ops", "nn", "models", "data", "estimators", "forecast", "anomaly", "shapes"},
     "classify": {"ops", "nn", "models", "data", "estimators", "classify", "shapes"},
     "adapters": {"nn", "models", "data", "estimators", "forecast", "adapters", "shapes"},
+    "tune": {"train", "data", "estimators", "forecast", "anomaly", "classify", "tune"},
     "inspect": {"ops", "nn", "models", "inspect", "shapes"},
     "evaluate": {"ops", "nn", "models", "data", "evaluate", "shapes"},
     "train": {"ops", "nn", "models", "data", "evaluate", "train", "shapes"},
@@ -52,6 +53,7 @@ MAY_IMPORT = {
         "forecast",
         "anomaly",
         "classify",
+        "tune",
         "cli",
     },
 }

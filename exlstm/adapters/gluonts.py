@@ -62,7 +62,7 @@ class ExlstmEstimator(Estimator):
         items = list(training_data)
         if not items:
             raise ValueError("training_data has no series")
-        forecaster = clone(self.forecaster)
+        forecaster: Any = clone(self.forecaster)
         if forecaster.season_length is None:
             forecaster.set_params(season_length=season_of(items[0]["start"].freq.freqstr))
         return ExlstmPredictor(forecaster.fit([target_of(item) for item in items]))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from exlstm.anomaly import XLSTMAnomalyDetector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +50,15 @@ def anomalies_command(arguments: AnomaliesArguments) -> None:
     try:
         import pandas as pd
 
-        from exlstm.anomaly import XLSTMAnomalyDetector
-        from exlstm.data.atomic import new_folder
+        detector = detector_of(arguments)
     except ModuleNotFoundError as error:
         raise ValueError(f"anomalies: needs {error.name}: pip install 'exlstm[ts]'") from None
-    changes = {"half_life": arguments.half_life, "max_epochs": arguments.epochs}
-    detector = XLSTMAnomalyDetector(
-        method=arguments.method, contamination=arguments.contamination,
-        false_alarm_rate=arguments.false_alarm_rate, random_state=arguments.seed,
-        **{name: value for name, value in changes.items() if value is not None},
-    )  # fmt: skip
+    from exlstm.data.atomic import new_folder
+
     if arguments.out.exists():  # said before the work, not after
         raise ValueError(f"out: {arguments.out} exists already: give the name of a new folder")
-    frame = _read(arguments.data, arguments)
-    learnt = frame if arguments.fit is None else _read(arguments.fit, arguments)
+    frame = read_series(arguments.data, arguments)
+    learnt = frame if arguments.fit is None else read_series(arguments.fit, arguments)
     detector.fit(learnt)
     scores = detector.decision_function(frame)
     marked = scores > detector.threshold_
@@ -76,8 +76,24 @@ def anomalies_command(arguments: AnomaliesArguments) -> None:
     print(f"{arguments.out}: scores.csv, scores.png, model")
 
 
-def _read(path: Path, arguments: AnomaliesArguments):
-    """Read a file: a frame of numbers, its index the times."""
+def detector_of(arguments: AnomaliesArguments) -> XLSTMAnomalyDetector:
+    """The detector that the flags describe, not fitted."""
+    from exlstm.anomaly import XLSTMAnomalyDetector
+
+    changes = {"half_life": arguments.half_life, "max_epochs": arguments.epochs}
+    return XLSTMAnomalyDetector(
+        method=arguments.method, contamination=arguments.contamination,
+        false_alarm_rate=arguments.false_alarm_rate, random_state=arguments.seed,
+        **{name: value for name, value in changes.items() if value is not None},
+    )  # fmt: skip
+
+
+def read_series(path: Path, arguments: AnomaliesArguments) -> pd.DataFrame:
+    """Read a file: a frame of numbers, its index the times.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
     import pandas as pd
 
     try:
@@ -110,4 +126,4 @@ def _read(path: Path, arguments: AnomaliesArguments):
     columns = list(arguments.columns) or numbers
     if not columns:
         raise ValueError(f"{path} has no column of numbers; it has {', '.join(frame.columns)}")
-    return frame[columns]
+    return frame.loc[:, columns]

@@ -6,9 +6,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from exlstm.forecast import XLSTMForecaster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +69,40 @@ class ForecastArguments:
 def forecast_command(arguments: ForecastArguments) -> None:
     """Fit on all but the last horizon, score on it, then forecast from the end."""
     try:
-        from exlstm.forecast import XLSTMForecaster
         from exlstm.forecast.backtest import fit_and_backtest
-        from exlstm.forecast.table import Columns, read_table
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from None
 
     from exlstm.data.atomic import new_folder
+
+    out = arguments.out or arguments.data.with_name(f"{arguments.data.stem}-forecast")
+    with new_folder(out) as partial:
+        frame = frame_of(arguments)
+        future = _future(arguments, frame)
+        forecaster = forecaster_of(arguments).set_params(progress=True)
+        checked = fit_and_backtest(forecaster, frame, 1, arguments.horizon)
+        quantiles = forecaster.predict_quantiles(future=future)
+        quantiles.insert(2, "y_hat", forecaster.predict(future=future)["y_hat"])
+        quantiles.to_csv(partial / "forecasts.csv", index=False)
+        checked.forecasts.to_csv(partial / "checked.csv", index=False)
+        table: Any = checked.scores[checked.scores["origin"] == "all"].drop(columns="origin")
+        scores = {row.pop("forecaster"): _finite(row) for row in table.to_dict("records")}
+        (partial / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+        forecaster.plot(future=future).savefig(partial / "forecast.png", dpi=120)
+        forecaster.save(partial / "model")
+    count = quantiles["unique_id"].nunique()
+    print(f"{count} series, {arguments.horizon} steps of {forecaster.freq_}: {out}")
+    print(f"scores on the last {arguments.horizon} steps, which were not fitted on:")
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def frame_of(arguments: ForecastArguments) -> pd.DataFrame:
+    """The series of the file, as a long frame.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    from exlstm.forecast.table import Columns, read_table
 
     columns = Columns(
         id=arguments.id_column,
@@ -80,40 +112,28 @@ def forecast_command(arguments: ForecastArguments) -> None:
         over_time=(*arguments.past, *arguments.future),
         time_format=arguments.time_format,
     )
-    out = arguments.out or arguments.data.with_name(f"{arguments.data.stem}-forecast")
-    with new_folder(out) as partial:
-        frame = read_table(arguments.data, columns)
-        future = _future(arguments, frame)
-        freq = arguments.freq
-        forecaster = XLSTMForecaster(
-            arguments.horizon,
-            freq=int(freq) if freq is not None and freq.isdecimal() else freq,
-            season_length=arguments.season_length,
-            static=arguments.static,
-            past=arguments.past,
-            future=arguments.future,
-            context_length=arguments.context_length,
-            pattern=arguments.pattern,
-            d_model=arguments.d_model,
-            max_epochs=arguments.max_epochs,
-            conformal=arguments.conformal,
-            random_state=arguments.seed,
-            progress=True,
-        )
-        checked = fit_and_backtest(forecaster, frame, 1, arguments.horizon)
-        quantiles = forecaster.predict_quantiles(future=future)
-        quantiles.insert(2, "y_hat", forecaster.predict(future=future)["y_hat"])
-        quantiles.to_csv(partial / "forecasts.csv", index=False)
-        checked.forecasts.to_csv(partial / "checked.csv", index=False)
-        table = checked.scores[checked.scores["origin"] == "all"].drop(columns="origin")
-        scores = {row.pop("forecaster"): _finite(row) for row in table.to_dict("records")}
-        (partial / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-        forecaster.plot(future=future).savefig(partial / "forecast.png", dpi=120)
-        forecaster.save(partial / "model")
-    count = quantiles["unique_id"].nunique()
-    print(f"{count} series, {arguments.horizon} steps of {forecaster.freq_}: {out}")
-    print(f"scores on the last {arguments.horizon} steps, which were not fitted on:")
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    return read_table(arguments.data, columns)
+
+
+def forecaster_of(arguments: ForecastArguments) -> XLSTMForecaster:
+    """The forecaster that the flags describe, not fitted."""
+    from exlstm.forecast import XLSTMForecaster
+
+    freq = arguments.freq
+    return XLSTMForecaster(
+        arguments.horizon,
+        freq=int(freq) if freq is not None and freq.isdecimal() else freq,
+        season_length=arguments.season_length,
+        static=arguments.static,
+        past=arguments.past,
+        future=arguments.future,
+        context_length=arguments.context_length,
+        pattern=arguments.pattern,
+        d_model=arguments.d_model,
+        max_epochs=arguments.max_epochs,
+        conformal=arguments.conformal,
+        random_state=arguments.seed,
+    )
 
 
 def _future(arguments: ForecastArguments, frame: Any) -> Any:

@@ -239,7 +239,8 @@ class XLSTMForecaster(BaseEstimator):
         Raises:
             ValueError: As `fit`, on what lies before the first origin.
         """
-        return fit_and_backtest(clone(self), X, windows, step or self.horizon)
+        copy: Any = clone(self)
+        return fit_and_backtest(copy, X, windows, step or self.horizon)
 
     def plot(
         self,

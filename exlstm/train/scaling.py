@@ -7,12 +7,9 @@ killed goes on where it was.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +30,7 @@ from exlstm.evaluate.scaling_law import ISOFLOP_LAWS, SCALING_LAWS
 from exlstm.models import XLSTMConfig
 from exlstm.models.accounting import count_parameters, training_flops
 from exlstm.train.arguments import TrainArguments
-from exlstm.train.metrics import read_metrics
-from exlstm.train.run_folder import RUN_FILE
+from exlstm.train.child import check_end, final_loss, start
 
 RUNS_FILE = "runs.jsonl"
 
@@ -221,41 +217,19 @@ def run_grid(arguments: ScalingRunArguments) -> list[Run]:
 
 def _finished(train: TrainArguments, run: Run) -> tuple[TrainArguments, Run]:
     """A run with its loss, trained if it is not yet."""
-    loss = _final_loss(train)
+    loss = final_loss(train)
     if loss is None:
-        values = asdict(replace(train, resume=(train.out / RUN_FILE).exists()))
-        command = [sys.executable, "-m", "exlstm.cli", "train"]
-        for name, value in values.items():
-            if value is True:
-                command.append(f"--{name}")
-            elif value not in (None, False):
-                command.append(f"--{name.replace('_', '-')}={value}")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(
-            command, capture_output=True, text=True, env=environment, check=False
-        )
-        loss = _final_loss(train)
-        if ended.returncode or loss is None:
-            kind = FloatingPointError if ended.returncode == 1 else ValueError
-            last = ended.stderr.strip().splitlines()[-1:] or ["it left no loss"]
-            raise kind(f"the run in {train.out} stopped: {last[0]}")
+        child = start(train)
+        _, errors = child.communicate()
+        loss = check_end(train, child.returncode, errors)
     return train, run._replace(loss=loss)
-
-
-def _final_loss(train: TrainArguments) -> float | None:
-    """The validation loss at the last step, where it is there."""
-    metrics = train.out / "metrics.jsonl"
-    rows = read_metrics(metrics) if metrics.exists() else []
-    if not rows or rows[-1]["step"] != train.steps:
-        return None
-    return rows[-1].get("validation_loss")
 
 
 def _write_runs(folder: Path, planned: list[tuple[TrainArguments, Run]]) -> list[Run]:
     """Of each size and number of tokens, the best learning rate."""
     best: dict[tuple[float, float], dict[str, Any]] = {}
     for train, run in planned:
-        loss = _final_loss(train)
+        loss = final_loss(train)
         key = (run.parameters, run.tokens)
         if loss is not None and (key not in best or loss < best[key]["loss"]):
             best[key] = {

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from exlstm.cli import main
 from exlstm.models.accounting import training_flops
-from exlstm.train import scaling
+from exlstm.train import child
 from exlstm.train.scaling import ScalingRunArguments, grid, model_of_size, run_grid
 
 
@@ -29,6 +28,17 @@ def arguments(tmp_path, corpus):
     )
 
 
+class Ended:
+    """A process that is over."""
+
+    def __init__(self, returncode, errors=""):
+        self.returncode = returncode
+        self.errors = errors
+
+    def communicate(self):
+        return None, self.errors
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """`exlstm train` in place of which a law writes the loss; what it was asked for."""
@@ -43,9 +53,9 @@ def trained(monkeypatch):
         loss = 2 + 500 / config.num_params() + 10 / steps + float(flags["learning-rate"])
         rows = [{"step": steps - 1, "loss": loss}, {"step": steps, "validation_loss": loss}]
         (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return subprocess.CompletedProcess(command, 0, "", "")
+        return Ended(0)
 
-    monkeypatch.setattr(scaling.subprocess, "run", run)
+    monkeypatch.setattr(child.subprocess, "Popen", run)
     return commands
 
 
@@ -54,7 +64,7 @@ def test_a_grid_trains_for_real_and_once(arguments, monkeypatch, capsys):
     runs = run_grid(small)
     assert [(run.parameters, run.tokens) for run in runs] == [(10_788, 64), (10_788, 128)]
     assert all(0 < run.loss < math.log(257) + 1 for run in runs)
-    monkeypatch.setattr(scaling.subprocess, "run", None)
+    monkeypatch.setattr(child.subprocess, "Popen", None)
     assert run_grid(small) == runs
     assert "next: exlstm scaling fit" in capsys.readouterr().out
     rows = [json.loads(line) for line in (small.out / "runs.jsonl").read_text().splitlines()]
@@ -83,9 +93,9 @@ def test_a_run_that_was_begun_goes_on(arguments, trained):
 
 def test_a_run_that_fails_is_named(arguments, monkeypatch):
     def fail(command, **_):
-        return subprocess.CompletedProcess(command, 2, "", "noise\nexlstm: no such data\n")
+        return Ended(2, "noise\nexlstm: no such data\n")
 
-    monkeypatch.setattr(scaling.subprocess, "run", fail)
+    monkeypatch.setattr(child.subprocess, "Popen", fail)
     with pytest.raises(
         ValueError, match=r"the run in .*grid/runs/m-.* stopped: exlstm: no such data"
     ):

@@ -1,0 +1,1 @@
+"""Settings that make a model better, searched for by Optuna."""
