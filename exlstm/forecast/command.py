@@ -105,7 +105,7 @@ def forecast_command(arguments: ForecastArguments) -> None:
         quantiles.insert(2, "y_hat", forecaster.predict(future=future)["y_hat"])
         quantiles.to_csv(partial / "forecasts.csv", index=False)
         checked.forecasts.to_csv(partial / "checked.csv", index=False)
-        table = checked.scores[checked.scores["origin"] == "all"].drop(columns="origin")
+        table: Any = checked.scores[checked.scores["origin"] == "all"].drop(columns="origin")
         scores = {row.pop("forecaster"): _finite(row) for row in table.to_dict("records")}
         (partial / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
         forecaster.plot(future=future).savefig(partial / "forecast.png", dpi=120)
