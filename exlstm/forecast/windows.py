@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     shift: np.ndarray
     scale: np.ndarray
 
-    def covariates(self) -> dict[str, Tensor | None]:
+    def covariates(self) -> dict[str, Any]:
         """What the model is told besides the target."""
         return {"past": self.past, "future": self.future, "static": self.static}
 
