@@ -76,8 +76,7 @@ class ForecasterConfig:
 class XLSTMForecastModel(nn.Module):
     r"""Quantiles of the next `horizon` steps from the last `context_length`.
 
-    The forecast is three quarters of one, and a quarter of another that is trained by itself, as
-    their errors differ:
+    The forecast is the mean of two, each trained by itself, as their errors differ:
 
         line:   last + W (window - last)
         stack:  last + s * (A patches + head(stack(tokens)))
@@ -310,8 +309,8 @@ class XLSTMForecastModel(nn.Module):
         )
 
     def _meet(self, line: Tensor, quantiles: Tensor) -> Tensor:
-        """The quantiles moved most of the way to the line."""
-        return quantiles + 0.75 * (line - quantiles[..., self.median])[..., None]
+        """The quantiles moved half the way to the line."""
+        return quantiles + 0.5 * (line - quantiles[..., self.median])[..., None]
 
     def _tokens(
         self, normal: Tensor, past: Tensor | None, future: Tensor | None, static: Tensor | None
