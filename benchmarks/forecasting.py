@@ -217,20 +217,21 @@ def main() -> None:
         record("forecasting", {"published": PUBLISHED, "network": NETWORK | TRAINING, "rows": rows})
         return found
 
-    def networks(name: str, horizon: int) -> None:
-        def trained(rate: float, seed: int) -> dict[str, Any]:
+    def trained(name: str, horizon: int, seed: int) -> None:
+        def at(rate: float, seed: int) -> dict[str, Any]:
             compute = partial(network, name, series, horizon, rate, seed)
             return row(compute, model=name, horizon=horizon, rate=rate, seed=seed)
 
-        best = min((trained(rate, 0) for rate in RATES), key=lambda row: row["validation"])
-        for seed in range(1, arguments.seeds):
-            trained(best["rate"], seed)
+        best = min((at(rate, 0) for rate in RATES), key=lambda row: row["validation"])
+        at(best["rate"], seed)
 
     for horizon in arguments.horizons:
         for name, compute in (("seasonal naive", seasonal_naive), ("ridge NLinear", ridge_nlinear)):
             row(partial(compute, series, horizon), model=name, horizon=horizon)
+    for seed in range(arguments.seeds):
         for name in arguments.networks:
-            networks(name, horizon)
+            for horizon in arguments.horizons:
+                trained(name, horizon, seed)
     table(rows)
 
 

@@ -220,7 +220,7 @@ class XLSTMForecastModel(nn.Module):
         own_units: bool = False,
         strengths: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     ) -> float | None:
-        """Start from ridge regressions: `line`, which training then leaves alone, and `across`.
+        """Start from two ridge regressions, W and A, which training then leaves as they are.
 
         Windows without a value, and those whose truth has a gap, are left out.
 
@@ -250,6 +250,7 @@ class XLSTMForecastModel(nn.Module):
         self.line.requires_grad_(False)
         rows = (self._patch_pairs(*self._pairs(x, y, own_units)) for x, y in pieces)
         self.across.weight.copy_(ridge(rows, (1e-3,))[0])
+        self.across.requires_grad_(False)
         return strengths[best]
 
     def _pairs(self, target: Tensor, truth: Tensor, own_units: bool) -> tuple[Tensor, Tensor]:

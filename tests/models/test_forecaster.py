@@ -208,10 +208,11 @@ def test_the_line_starts_as_the_ridge_regression() -> None:
     assert chosen == 1e-7
     line = target[9:, -1:] + model.line(target[9:] - target[9:, -1:])
     torch.testing.assert_close(line, truth[9:], atol=1e-2, rtol=1e-3)
-    before = model.line.weight.clone()
+    before = {name: value.clone() for name, value in model.named_parameters()}
     model.loss(target, truth).backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
-    assert torch.equal(model.line.weight, before)
+    kept = {name for name, value in model.named_parameters() if torch.equal(value, before[name])}
+    assert kept == {"line.weight", "across.weight"}
     assert model.start_from(target, truth * math.nan) is None
 
 
