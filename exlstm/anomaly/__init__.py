@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exlstm.anomaly.scores import average_precision as average_precision
 from exlstm.anomaly.scores import best_f1 as best_f1
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["XLSTMAnomalyDetector", "average_precision", "best_f1", "vus_pr"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the detector when it is asked for: the command line starts without scikit-learn."""
     if name != "XLSTMAnomalyDetector":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -103,7 +103,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         window: int = 512,
         max_epochs: int = 10,
         batch_size: int = 4,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 0.03,
         validation_share: float = 0.2,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
