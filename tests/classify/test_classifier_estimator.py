@@ -199,7 +199,7 @@ def test_records_unlike_those_in_fit_are_refused(on_waves, on_events):
     new = [Record([1.0, 2.0], times=[0, 1], codes=["a", "zebra"])]
     with pytest.raises(ValueError, match="fit has not seen: 'zebra'; it has seen 'a', 'b', 'c'"):
         on_events.predict(new)
-    with pytest.raises(ValueError, match="X must be an array .* or a list .*, got Record"):
+    with pytest.raises(ValueError, match=r"X must be an array .* or a list .*, got Record"):
         on_events.predict(new[0])
 
 
