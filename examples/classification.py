@@ -3,8 +3,8 @@
     python examples/classification.py --patients 300 --picture why.png
 
 The patients are made up: creatinine and potassium, each measured at some visits only, at irregular
-times; sick patients' creatinine rises by the day, so values alone are not enough, only values and
-times. With real ones, `frame` is a table of the same form.
+times. Sick patients' creatinine rises by the day. With real ones, `frame` is a table of the same
+form.
 """
 
 import argparse

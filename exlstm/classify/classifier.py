@@ -20,7 +20,7 @@ from exlstm.classify.attribution import Attribution, integrated_gradients
 from exlstm.classify.calibration import fit_temperature
 from exlstm.classify.encoding import Encoding, Inputs
 from exlstm.classify.fitting import Fitting, held_out
-from exlstm.classify.records import Padded, pad
+from exlstm.classify.records import Padded, Record, pad
 from exlstm.estimators import Saved, Training, read, write
 from exlstm.models.classifier import ClassifierConfig, Pooling, XLSTMSequenceClassifier
 
@@ -343,7 +343,7 @@ class XLSTMClassifier(ClassifierMixin, BaseEstimator):
 
 def _padded(X: Any) -> Padded:
     """Any input; tables and arrays go through scikit-learn's checks."""
-    if isinstance(X, list | tuple) or (
+    if isinstance(X, list | tuple | Record) or (
         isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1
     ):
         return pad(X)

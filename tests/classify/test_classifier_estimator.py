@@ -199,6 +199,8 @@ def test_records_unlike_those_in_fit_are_refused(on_waves, on_events):
     new = [Record([1.0, 2.0], times=[0, 1], codes=["a", "zebra"])]
     with pytest.raises(ValueError, match="fit has not seen: 'zebra'; it has seen 'a', 'b', 'c'"):
         on_events.predict(new)
+    with pytest.raises(ValueError, match=r"X must be an array .* or a list .*, got Record"):
+        on_events.predict(new[0])
 
 
 def test_unseen_codes_are_read_as_none_if_asked(on_events):
