@@ -69,17 +69,17 @@ class ForecastArguments:
 def forecast_command(arguments: ForecastArguments) -> None:
     """Fit on all but the last horizon, score on it, then forecast from the end."""
     try:
-        from exlstm.forecast.backtest import fit_and_backtest
+        forecaster: Any = forecaster_of(arguments).set_params(progress=True)
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from None
 
     from exlstm.data.atomic import new_folder
+    from exlstm.forecast.backtest import fit_and_backtest
 
     out = arguments.out or arguments.data.with_name(f"{arguments.data.stem}-forecast")
     with new_folder(out) as partial:
         frame = frame_of(arguments)
         future = _future(arguments, frame)
-        forecaster = forecaster_of(arguments).set_params(progress=True)
         checked = fit_and_backtest(forecaster, frame, 1, arguments.horizon)
         quantiles = forecaster.predict_quantiles(future=future)
         quantiles.insert(2, "y_hat", forecaster.predict(future=future)["y_hat"])

@@ -47,10 +47,6 @@ def learn(
             epoch, left = drawn(split.train, count, generator), count
         left -= len(rows)
         batch = windows.batch(epoch.series[rows], epoch.steps[rows])
-        if any(given is not None for given in batch.covariates().values()):
-            # The line knows no covariates. Were the stack trained by itself, the mean of both would
-            # have half of their effect: train that mean. The parts stay in training mode.
-            model.training = False
         return model.loss(batch.target, batch.truth, **batch.covariates())
 
     def validation() -> float:

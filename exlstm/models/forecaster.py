@@ -76,7 +76,8 @@ class ForecasterConfig:
 class XLSTMForecastModel(nn.Module):
     r"""Quantiles of the next `horizon` steps from the last `context_length`.
 
-    The forecast is the mean of two, each trained by itself, as their errors differ:
+    The forecast is the mean of two, each trained by itself, as their errors differ; where there are
+    covariates, of which the line knows nothing, their mean is trained, for their whole effect:
 
         line:   last + W (window - last)
         stack:  last + s * (A patches + head(stack(tokens)))
@@ -108,6 +109,7 @@ class XLSTMForecastModel(nn.Module):
         self.config = config
         num_ahead = math.ceil(config.horizon / config.patch_length)
         num_before = math.ceil(config.context_length / config.patch_length)
+        self.apart = not (config.num_past or config.num_future or config.num_static)
         # The two forecasts meet at the median, asked for or not.
         self.levels = sorted({*config.quantiles, 0.5})
         self.median = self.levels.index(0.5)
@@ -169,8 +171,8 @@ class XLSTMForecastModel(nn.Module):
     ) -> Float[Tensor, ""]:
         r"""Twice the mean loss of the quantiles, and of the median where it is not among them.
 
-        That is $\max(\tau e, (\tau - 1) e)$ for an error $e = y - \hat y_\tau$. In training it is
-        the stack's, and the absolute error of the line is added; in eval mode the forecast's.
+        That is $\max(\tau e, (\tau - 1) e)$ for an error $e = y - \hat y_\tau$ of the forecast. In
+        training without covariates it is the stack's, and the absolute error of the line is added.
 
         Args:
             target: As the next three in `forward`.
@@ -206,7 +208,7 @@ class XLSTMForecastModel(nn.Module):
             error = truth[..., None] - quantiles
             return mean(2 * torch.maximum(levels * error, (levels - 1) * error).mean(-1))
 
-        if self.training:
+        if self.training and self.apart:
             return quantile_loss(quantiles) + mean((truth - line).abs())
         return quantile_loss(self._meet(line, quantiles))
 
