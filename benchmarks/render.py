@@ -405,10 +405,95 @@ def differences(document: dict[str, Any]) -> str:
     )
 
 
+def forecasting(document: dict[str, Any]) -> str:
+    """Errors by horizon and their mean, of each row's best rate on the validation part."""
+    rows = document["results"]["rows"]
+    horizons = sorted({row["horizon"] for row in rows})
+    lines = []
+    for measure in ("MSE", "MAE", "WQL"):
+        for model in dict.fromkeys(row["model"] for row in rows):
+            means, seeds = [], 0
+            for horizon in horizons:
+                found = [row for row in rows if (row["model"], row["horizon"]) == (model, horizon)]
+                if found and "rate" in found[0]:
+                    first = [row for row in found if row["seed"] == 0]
+                    rate = min(first, key=lambda row: row["validation"])["rate"]
+                    found = [row for row in found if row["rate"] == rate]
+                if found and measure in found[0]:
+                    means.append(sum(row[measure] for row in found) / len(found))
+                    seeds = len(found)
+            if len(means) == len(horizons):
+                means.append(sum(means) / len(means))
+                lines.append([measure, model, str(seeds), *(f"{mean:.3f}" for mean in means)])
+    published = "; ".join(
+        f"{name} {figures['MSE']:.3f}" for name, figures in document["results"]["published"].items()
+    )
+    return (
+        f"{_table(['', 'model', 'runs', *map(str, horizons), 'mean'], lines)}\n"
+        f"Published means of the MSE, same protocol: {published}.\n\n"
+        f"({_source_above(document, 'forecasting')})"
+    )
+
+
+def anomalies(document: dict[str, Any]) -> str:
+    """VUS-PR and F1 of the methods at each half-life, with the range over seeds."""
+    settings, rows = document["results"]["settings"], document["results"]["rows"]
+    half_lives = settings["half_lives"]
+    text = ""
+    for figure, title in (("vus_pr", "VUS-PR"), ("f1", "best F1 of steps, not point-adjusted")):
+        lines = []
+        for row in rows:
+            cells = []
+            for number, mean in enumerate(row[figure]):
+                seeds = [means[number] for means in row[f"{figure}_of_seeds"]]
+                spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if len(seeds) > 1 else ""
+                cells.append(f"{mean:.3f}{spread}")
+            lines.append([row["row"], str(len(row["seeds"])), *cells])
+        heads = [title, "seeds", *(f"half-life {each}" for each in half_lives)]
+        text += f"{_table(heads, lines)}\n"
+    return (
+        f"Means over {len(settings['files'])} files, then over seeds (least to most); VUS-PR with "
+        f"buffers up to {settings['buffer']} steps.\n\n{text}"
+        f"({_source_above(document, 'anomalies')})"
+    )
+
+
+def heartbeats(document: dict[str, Any]) -> str:
+    results = document["results"]
+    setup, methods = results["setup"], {}
+    for row in results["rows"]:
+        methods.setdefault(row["method"], []).append(row)
+    num_seeds = min(map(len, methods.values()))  # splits that all methods have seen
+    scores = {
+        "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "accuracy": "accuracy",
+        "calibration_error": "calibration error",
+    }  # fmt: skip
+    text = f"| | {' | '.join(scores.values())} |\n|---|{'---|' * len(scores)}\n"
+    for method, rows in methods.items():
+        cells = []
+        for score in scores:
+            found = [row[score] for row in rows[:num_seeds] if score in row]
+            spread = f"{min(found):.3f} to {max(found):.3f}" if found else ""
+            cells.append(f"{sum(found) / num_seeds:.3f} ({spread})" if found else "")
+        text += f"| {method} | {' | '.join(cells)} |\n"
+    members = ", ".join(f"{number}" for number in setup["members"].values())
+    chosen = "; ".join(
+        f"{name} {', '.join(f'{field} {value}' for field, value in choice['chosen'].items())}"
+        for name, choice in results["choices"].items()
+    )
+    return (
+        f"{text}\n{sum(setup['members'].values())} heartbeats in classes of {members}; five "
+        f"stratified folds, mean and range over {num_seeds} splits. Networks: the mean of "
+        f"{setup['networks']}. Chosen before: {chosen}.\n\n"
+        f"({_source_above(document, 'heartbeats')})"
+    )
+
+
 TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "README.md": {"demo": demo, "decoding": decoding, "laptop": laptop},
     "docs/fine-tuning.md": {"compression": compression},
     "docs/coming-from-nxai.md": {"differences": differences},
+    "docs/classification.md": {"heartbeats": heartbeats},
 }
 
 if __name__ == "__main__":

@@ -198,6 +198,9 @@ def test_the_readmes_tree_is_the_tree() -> None:
         "exlstm.experiments",
         "exlstm.claims",
         "exlstm.evidence",
+        "exlstm.anomaly",
+        "exlstm.classify",
+        "exlstm.estimators",
     ],
 )
 def test_public_names_are_documented(module: str) -> None:

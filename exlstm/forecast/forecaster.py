@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -239,8 +239,7 @@ class XLSTMForecaster(BaseEstimator):
         Raises:
             ValueError: As `fit`, on what lies before the first origin.
         """
-        copy: Any = clone(self)
-        return fit_and_backtest(copy, X, windows, step or self.horizon)
+        return fit_and_backtest(type(self)(**self.get_params()), X, windows, step or self.horizon)
 
     def plot(
         self,
@@ -313,9 +312,8 @@ class XLSTMForecaster(BaseEstimator):
             weight_decay=self.weight_decay,
             patience=self.patience,
         )
-        context_length = self.context_length
-        if context_length is None:
-            context_length = min(int(panel.lengths.max()), _LONGEST_DEFAULT_CONTEXT)
+        longest = min(int(panel.lengths.max()), _LONGEST_DEFAULT_CONTEXT)
+        context_length = longest if self.context_length is None else self.context_length
         if self.patch_length is not None and self.patch_length > context_length:
             raise ValueError(
                 f"patch_length {self.patch_length} must not be above the {context_length} steps "
@@ -356,7 +354,8 @@ class XLSTMForecaster(BaseEstimator):
         wider = None
         if self.conformal:
             wider = calibrate(model, windows, parts.calibration, tuple(self.quantiles))
-        self.model_, self.encoding_, self.widenings_ = model, encoding, wider
+        self.model_ = model.requires_grad_(False)  # products are then rounded as after `load`
+        self.encoding_, self.widenings_ = encoding, wider
         self.losses_, self.freq_ = losses, panel.freq
         self.layout_: Layout = layout
         self.context_length_ = context_length

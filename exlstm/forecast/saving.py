@@ -79,7 +79,7 @@ def load_fitted(kind: type[Forecaster], folder: str | os.PathLike[str]) -> Forec
         if fitted["time_zone"] is not None:
             ends = ends.tz_localize("UTC").tz_convert(fitted["time_zone"])
     lengths = tensors["history.lengths"].tolist()
-    forecaster.model_ = model.eval()
+    forecaster.model_ = model.eval().requires_grad_(False)
     forecaster.encoding_ = Encoding(**fitted["encoding"])
     wider = tensors.get("widenings")
     forecaster.widenings_ = None if wider is None else wider.numpy()
