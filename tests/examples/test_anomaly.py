@@ -19,7 +19,7 @@ def example():
 
 
 def test_it_finds_what_goes_wrong(example, tmp_path):
-    _, alarms = example.watch(4, tmp_path / "out")
+    _, alarms = example.watch(12, tmp_path / "out")
     for steps in (example.STUCK, example.DRIFT):
         assert any(steps.start <= step < steps.stop for step in alarms)
     before = [step for step in alarms if step < example.STUCK.start]
