@@ -494,6 +494,7 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "docs/fine-tuning.md": {"compression": compression},
     "docs/coming-from-nxai.md": {"differences": differences},
     "docs/classification.md": {"heartbeats": heartbeats},
+    "docs/forecasting.md": {"forecasting": forecasting},
 }
 
 if __name__ == "__main__":
