@@ -495,6 +495,7 @@ TABLES: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "docs/coming-from-nxai.md": {"differences": differences},
     "docs/classification.md": {"heartbeats": heartbeats},
     "docs/forecasting.md": {"forecasting": forecasting},
+    "docs/anomalies.md": {"anomalies": anomalies},
 }
 
 if __name__ == "__main__":
