@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from estimator_tables import forecasting
 from record import RESULTS, record, require_green
 from torch import Tensor, nn
 
@@ -232,28 +233,7 @@ def main() -> None:
         for name in arguments.networks:
             for horizon in arguments.horizons:
                 trained(name, horizon, seed)
-    table(rows)
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """The rows of the rate that the validation part chose, averaged over seeds and horizons."""
-    horizons = sorted({row["horizon"] for row in rows})
-    for name in dict.fromkeys(row["model"] for row in rows):
-        per_horizon = []
-        for horizon in horizons:
-            found = [row for row in rows if (row["model"], row["horizon"]) == (name, horizon)]
-            if found and "rate" in found[0]:
-                best = min(
-                    (row for row in found if row["seed"] == 0), key=lambda r: r["validation"]
-                )
-                found = [row for row in found if row["rate"] == best["rate"]]
-            per_horizon.append(found)
-        if not all(per_horizon):
-            continue
-        for measure in ("MSE", "MAE", "MASE", "WQL"):
-            if measure in per_horizon[0][0]:
-                means = [np.mean([row[measure] for row in found]) for found in per_horizon]
-                print(f"{name:16}{measure:5}", *(f"{m:.3f}" for m in [*means, np.mean(means)]))
+    print(forecasting(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ NETWORKS = 3  # whose logits are averaged
 class _LSTM(nn.LSTM):
     """In the place of the stack."""
 
+    # Without the state that `nn.LSTM.forward` also takes: the stack's callers give none.
     def forward(self, x: Tensor) -> tuple[Tensor, Any]:  # type: ignore[override]
         return super().forward(x)
 

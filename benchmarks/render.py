@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from estimator_tables import anomalies, forecasting, heartbeats
+from markdown_parts import machine, source, source_above, table
+
 ROOT = Path(__file__).parent.parent
 LETTERS = {"slstm": "B T H V", "sLSTM layer": "B T D", "mlstm": "B H T K V"}
 
@@ -23,7 +26,7 @@ def demo(document: dict[str, Any]) -> str:
     num_bytes = results["by_context"][0]["num_bytes"]
     text = (
         f"{results['steps']:,} steps, {results['tokens'] / 1e6:.2f} M bytes read in "
-        f"{minutes}:{seconds:02d} minutes on {_machine(document)}: "
+        f"{minutes}:{seconds:02d} minutes on {machine(document)}: "
         f"**{results['bits_per_byte']:.2f} bits per byte** on windows of files it has not seen. "
         f"It learnt on windows of 256 bytes; the memory carries further:\n\n"
         f"| memory emptied every | bits per byte on {num_bytes:,} bytes not seen |\n|---|---|\n"
@@ -31,7 +34,7 @@ def demo(document: dict[str, Any]) -> str:
     for row in results["by_context"]:
         context = "document" if row["context"] is None else f"{row['context']:,} bytes"
         text += f"| {context} | {row['bits_per_byte']:.3f} |\n"
-    return f"{text}\n({_source(document, 'demo')})"
+    return f"{text}\n({source(document, 'demo')})"
 
 
 def decoding(document: dict[str, Any]) -> str:
@@ -41,7 +44,7 @@ def decoding(document: dict[str, Any]) -> str:
     for row in rows:
         groups.setdefault((row["model"], row["weights"]), {})[row.get("context")] = row
     text = (
-        f"ms per token at batch 1 on {_machine(document)}, after so many tokens, and the memory "
+        f"ms per token at batch 1 on {machine(document)}, after so many tokens, and the memory "
         f"after the last:\n\n"
         f"| model | weights | {' | '.join(f'{context:,}' for context in contexts)} | memory, MB |\n"
         f"|---|---|{'---|' * len(contexts)}---|\n"
@@ -55,7 +58,7 @@ def decoding(document: dict[str, Any]) -> str:
             cells.append(row.get("missing") or f"{row['milliseconds']:.1f}")
         memory = f"{last['state_bytes'] / 1e6:.1f}" if "state_bytes" in last else ""
         text += f"| {model}{size} | {weights} | {' | '.join(cells)} | {memory} |\n"
-    return f"{text}\n({_source(document, 'decoding')})"
+    return f"{text}\n({source(document, 'decoding')})"
 
 
 def laptop(document: dict[str, Any]) -> str:
@@ -64,12 +67,12 @@ def laptop(document: dict[str, Any]) -> str:
     contexts = " and ".join(f"{int(context):,}" for context in times)
     return (
         f"xLSTM 7B's shapes with random int8 weights, {results['parameters']:,} parameters, on "
-        f"{_machine(document)}: {' and '.join(f'{taken:.0f}' for taken in times.values())} ms a "
+        f"{machine(document)}: {' and '.join(f'{taken:.0f}' for taken in times.values())} ms a "
         f"token after {contexts} tokens, where reading the weights takes "
         f"{results['reading_milliseconds']:.0f}; {results['prefill_tokens_per_second']:.0f} tokens "
         f"of a prompt a second; {results['peak_bytes'] / 1e9:.2f} GB at the peak, of which "
         f"{results['file_bytes'] / 1e9:.2f} are the mapped files.\n\n"
-        f"({_source(document, 'laptop')})"
+        f"({source(document, 'laptop')})"
     )
 
 
@@ -99,7 +102,7 @@ def compression(document: dict[str, Any]) -> str:
         f"Blocks `{config['pattern']}` of width {config['d_model']}, {results['steps']} steps on "
         f"bytes of the Python library's source; perplexity a byte on {plain['num_bytes']:,} bytes "
         f"of files not seen. The large matrices are those that `quantize` stores: the dense "
-        f"projections and the head, not the gates.\n\n{_table(heads, lines)}\n"
+        f"projections and the head, not the gates.\n\n{table(heads, lines)}\n"
     )
     lines = []
     for row in results["optimizers"]:
@@ -112,33 +115,20 @@ def compression(document: dict[str, Any]) -> str:
     heads = ["optimiser", "its averages, MB", "loss not seen", "of each seed"]
     text += (
         f"The same model after {results['short_steps']} steps from each of some seeds, nats a byte:"
-        f"\n\n{_table(heads, lines)}\n"
+        f"\n\n{table(heads, lines)}\n"
     )
     torchao = f", torchao {results['torchao']}" if results["torchao"] else ""
-    return f"{text}({_source_above(document, 'compression')}{torchao})"
-
-
-def _machine(document: dict[str, Any]) -> str:
-    machine = document["machine"]
-    return f"{machine['cores']} cores of an {machine['cpu']}"
-
-
-def _source(document: dict[str, Any], name: str) -> str:
-    path = f"benchmarks/results/{name}.json"
-    return (
-        f"[`{path}`]({path}), `{document['command']}`, commit {document['commit']}, "
-        f"torch {document['versions']['torch']}"
-    )
+    return f"{text}({source_above(document, 'compression')}{torchao})"
 
 
 def rendered(page: str) -> str:
     """A page with every figure between marks as the results have it."""
     text = (ROOT / page).read_text()
-    for name, table in TABLES[page].items():
+    for name, make in TABLES[page].items():
         document = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
         begin, end = f"<!-- results: {name} -->", f"<!-- end: {name} -->"
         pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        block = f"{begin}\n{table(document)}\n{end}"
+        block = f"{begin}\n{make(document)}\n{end}"
         text, found = pattern.subn(lambda _, block=block: block, text)
         assert found == 1, f"{page} must have {begin} once"
     return text
@@ -149,7 +139,7 @@ def speed(document: dict[str, Any]) -> str:
     results = document["results"]
     limits = results["ceilings"]
     text = (
-        f"## The ops\n\n{_machine(document)}; in "
+        f"## The ops\n\n{machine(document)}; in "
         f"the same run a large float32 product reached {limits['matmul_gflops']} GFLOP/s, a copy "
         f"{limits['copy_gbytes']} GB/s. *Times ours*: time of forward "
         f"and backward over that of the first row of the group; above 1 is slower than ours. "
@@ -160,16 +150,16 @@ def speed(document: dict[str, Any]) -> str:
     )
     text += _groups(results["rows"])
     text += _lengths(results["lengths"]) + _small(results["small"])
-    return f"{text}\n({_source_above(document, 'ops')})\n"
+    return f"{text}\n({source_above(document, 'ops')})\n"
 
 
 def layers(document: dict[str, Any]) -> str:
     """The layers benchmark, beside `nn.LSTM`."""
     return (
-        f"## Layers beside `nn.LSTM`\n\n{_machine(document)}, float32. *Times ours*: time of "
+        f"## Layers beside `nn.LSTM`\n\n{machine(document)}, float32. *Times ours*: time of "
         f"forward and backward over that of the first row of the group; above 1 is slower than "
         f"`SLSTM`.\n{_groups(document['results']['rows'])}\n"
-        f"({_source_above(document, 'layers')})\n\n"
+        f"({source_above(document, 'layers')})\n\n"
     )
 
 
@@ -241,7 +231,7 @@ def training(document: dict[str, Any]) -> str:
     results = document["results"]
     return (
         f"## A training step of a language model\n\n"
-        f"{_machine(document)}. Tokens per second through forward, cross entropy of the next byte, "
+        f"{machine(document)}. Tokens per second through forward, cross entropy of the next byte, "
         f"backward and a fused AdamW update, in float32, vocabulary 257, width 256, every model "
         f"within 3 % of the same number of parameters. In brackets the time of a step over that of "
         f"ours, the first row: above 1 is slower than ours. An empty cell was not run. "
@@ -255,7 +245,7 @@ def training(document: dict[str, Any]) -> str:
         f"not in it, the gradients are. Freed blocks of 64 kB and more go back to the system at "
         f"once (`MALLOC_MMAP_THRESHOLD_`); with glibc's own choice all need more.\n\n"
         f"{_memory(results['memory'])}\n"
-        f"({_source_above(document, 'models')})\n"
+        f"({source_above(document, 'models')})\n"
     )
 
 
@@ -274,10 +264,10 @@ def engine(document: dict[str, Any]) -> str:
     heads = ["B x T", "parameters", "bare loop, ms", "`exlstm train`, ms", "overhead"]
     return (
         f"### What the engine costs\n\n"
-        f"{_machine(document)}, float32. A step of `exlstm train`, with its batch, its reports and "
+        f"{machine(document)}, float32. A step of `exlstm train`, with its batch, its reports and "
         f"its checks, and the same step (the same losses, bit for bit) in a loop of forward, loss, "
-        f"backward, clip and AdamW that is handed its batches.\n\n{_table(heads, rows)}\n"
-        f"({_source_above(document, 'training')})\n"
+        f"backward, clip and AdamW that is handed its batches.\n\n{table(heads, rows)}\n"
+        f"({source_above(document, 'training')})\n"
     )
 
 
@@ -296,7 +286,7 @@ def _steps(rows: list[dict[str, Any]]) -> str:
         [what, parameters.get(what, ""), *(by_size.get(size, "") for size in sizes)]
         for what, by_size in cells.items()
     ]
-    return _table(["B x T", "parameters", *heads], lines)
+    return table(["B x T", "parameters", *heads], lines)
 
 
 def _memory(rows: list[dict[str, Any]]) -> str:
@@ -313,16 +303,7 @@ def _memory(rows: list[dict[str, Any]]) -> str:
         [what, *line, *[""] * (len(times) - len(line)), per_token.get(what, "")]
         for what, line in cells.items()
     ]
-    return _table(["", *heads, f"kB a token, T {times[-1]:,}"], lines)
-
-
-def _table(heads: list[str], lines: list[list[str]]) -> str:
-    rows = [heads, ["---"] * len(heads), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _source_above(document: dict[str, Any], name: str) -> str:
-    return _source(document, name).replace("](benchmarks", "](../benchmarks")
+    return table(["", *heads, f"kB a token, T {times[-1]:,}"], lines)
 
 
 def speed_page() -> str:
@@ -385,107 +366,23 @@ def differences(document: dict[str, Any]) -> str:
     return (
         f"{versions}; random weights, the same in all, width 128.\n\n"
         f"**Logits in float32**, 256 tokens: the largest difference from exlstm's in float64, over "
-        f"the largest logit.\n\n{_table(['', 'blocks', 'theirs', 'ours'], logits)}\n"
+        f"the largest logit.\n\n{table(['', 'blocks', 'theirs', 'ours'], logits)}\n"
         f"**Batches**: transformers' xLSTM and exlstm.hf, 4 blocks of the 7B's kind, a prompt of "
         f"20 tokens; the rms of the logits is {theirs['logits_rms']} in both.\n\n"
-        f"{_table(['', 'transformers', 'exlstm.hf'], batches)}\n"
+        f"{table(['', 'transformers', 'exlstm.hf'], batches)}\n"
         f"**A bfloat16 model that decodes**, the same 4 blocks: the logits' error over the last 64 "
         f"tokens, relative to float64 with the same weights, after so many tokens.\n\n"
-        f"{_table(['', 'memory', *steps], decoded)}\n"
+        f"{table(['', 'memory', *steps], decoded)}\n"
         f"**Gradients of the mLSTM**, float64 on a CPU: relative error of those of q, k, v, i, f "
         f"and of the memory c, n that came in, with and without a layer norm behind h.\n\n"
-        f"{_table(['', 'norm', *'qkvifcn'], gradients)}\n"
+        f"{table(['', 'norm', *'qkvifcn'], gradients)}\n"
         f"**The start of a document** by a forget gate of -25, as xlstm-jax has it, and by "
         f"`reset`: how far the h of its 32 steps are from those of it alone, relative. i is in "
         f"front of the input gate, before and after that start.\n\n"
-        f"{_table(['i', 'f = -25', '`reset`'], resets)}\n"
+        f"{table(['i', 'f = -25', '`reset`'], resets)}\n"
         f"**The sLSTM with -100 in front of its input gate**, float32.\n\n"
-        f"{_table(['', 'h', 'gradient'], finite)}\n"
-        f"({_source_above(document, 'differences')})"
-    )
-
-
-def forecasting(document: dict[str, Any]) -> str:
-    """Errors by horizon and their mean, of each row's best rate on the validation part."""
-    rows = document["results"]["rows"]
-    horizons = sorted({row["horizon"] for row in rows})
-    lines = []
-    for measure in ("MSE", "MAE", "WQL"):
-        for model in dict.fromkeys(row["model"] for row in rows):
-            means, seeds = [], 0
-            for horizon in horizons:
-                found = [row for row in rows if (row["model"], row["horizon"]) == (model, horizon)]
-                if found and "rate" in found[0]:
-                    first = [row for row in found if row["seed"] == 0]
-                    rate = min(first, key=lambda row: row["validation"])["rate"]
-                    found = [row for row in found if row["rate"] == rate]
-                if found and measure in found[0]:
-                    means.append(sum(row[measure] for row in found) / len(found))
-                    seeds = len(found)
-            if len(means) == len(horizons):
-                means.append(sum(means) / len(means))
-                lines.append([measure, model, str(seeds), *(f"{mean:.3f}" for mean in means)])
-    published = "; ".join(
-        f"{name} {figures['MSE']:.3f}" for name, figures in document["results"]["published"].items()
-    )
-    return (
-        f"{_table(['', 'model', 'runs', *map(str, horizons), 'mean'], lines)}\n"
-        f"Published means of the MSE, same protocol: {published}.\n\n"
-        f"({_source_above(document, 'forecasting')})"
-    )
-
-
-def anomalies(document: dict[str, Any]) -> str:
-    """VUS-PR and F1 of the methods at each half-life, with the range over seeds."""
-    settings, rows = document["results"]["settings"], document["results"]["rows"]
-    half_lives = settings["half_lives"]
-    text = ""
-    for figure, title in (("vus_pr", "VUS-PR"), ("f1", "best F1 of steps, not point-adjusted")):
-        lines = []
-        for row in rows:
-            cells = []
-            for number, mean in enumerate(row[figure]):
-                seeds = [means[number] for means in row[f"{figure}_of_seeds"]]
-                spread = f" ({min(seeds):.3f} to {max(seeds):.3f})" if len(seeds) > 1 else ""
-                cells.append(f"{mean:.3f}{spread}")
-            lines.append([row["row"], str(len(row["seeds"])), *cells])
-        heads = [title, "seeds", *(f"half-life {each}" for each in half_lives)]
-        text += f"{_table(heads, lines)}\n"
-    return (
-        f"Means over {len(settings['files'])} files, then over seeds (least to most); VUS-PR with "
-        f"buffers up to {settings['buffer']} steps.\n\n{text}"
-        f"({_source_above(document, 'anomalies')})"
-    )
-
-
-def heartbeats(document: dict[str, Any]) -> str:
-    results = document["results"]
-    setup, methods = results["setup"], {}
-    for row in results["rows"]:
-        methods.setdefault(row["method"], []).append(row)
-    num_seeds = min(map(len, methods.values()))  # splits that all methods have seen
-    scores = {
-        "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "accuracy": "accuracy",
-        "calibration_error": "calibration error",
-    }  # fmt: skip
-    text = f"| | {' | '.join(scores.values())} |\n|---|{'---|' * len(scores)}\n"
-    for method, rows in methods.items():
-        cells = []
-        for score in scores:
-            found = [row[score] for row in rows[:num_seeds] if score in row]
-            spread = f"{min(found):.3f} to {max(found):.3f}" if found else ""
-            cells.append(f"{sum(found) / num_seeds:.3f} ({spread})" if found else "")
-        text += f"| {method} | {' | '.join(cells)} |\n"
-    members = ", ".join(f"{number}" for number in setup["members"].values())
-    chosen = "; ".join(
-        f"{name} {', '.join(f'{field} {value}' for field, value in choice['chosen'].items())}"
-        for name, choice in results["choices"].items()
-    )
-    return (
-        f"{text}\n{sum(setup['members'].values())} heartbeats in classes of {members}; five "
-        f"stratified folds, mean and range over {num_seeds} splits. Networks: the mean of "
-        f"{setup['networks']}. Chosen before: {chosen}.\n\n"
-        f"({_source_above(document, 'heartbeats')})"
+        f"{table(['', 'h', 'gradient'], finite)}\n"
+        f"({source_above(document, 'differences')})"
     )
 
 

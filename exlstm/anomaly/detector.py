@@ -273,12 +273,7 @@ class XLSTMAnomalyDetector(OutlierMixin, BaseEstimator):
         for name in ("center_", "scale_", "decision_scores_"):
             setattr(detector, name, saved.tensors[name].numpy())
         detector.network_ = detector._network()
-        weights = {
-            name.removeprefix("network."): value
-            for name, value in saved.tensors.items()
-            if name.startswith("network.")
-        }
-        detector.network_.load_state_dict(weights)
+        detector.network_.load_state_dict(saved.part("network."))
         detector.network_.eval()
         detector._finish()
         return detector

@@ -35,6 +35,20 @@ class Saved:
     fitted: dict[str, Any]
     tensors: Mapping[str, Tensor]
 
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix`, by the rest of their names.
+
+        Example:
+            >>> import torch
+            >>> Saved("Thing", {}, {}, {"net.w": torch.ones(2), "mean": torch.ones(1)}).part("net.")
+            {'w': tensor([1., 1.])}
+        """
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(prefix)
+        }
+
 
 def write(folder: str | os.PathLike[str], saved: Saved) -> None:
     """Write a new folder; it is there when it is complete.

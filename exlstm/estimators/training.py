@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from exlstm.nn.descent import descend
 from exlstm.nn.parameter_groups import parameter_groups
 
 
@@ -90,16 +91,8 @@ def train(
         model.train()
         losses = []
         for rows in torch.randperm(num_rows, generator=order).split(training.batch_size):
-            optimizer.zero_grad()
             value = loss(rows)
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-            losses.append(value.item())
-            if not math.isfinite(losses[-1]) or not math.isfinite(norm):
-                raise FloatingPointError(
-                    f"loss {losses[-1]:.3g}, gradient norm {norm.item():.3g} in epoch {epoch}"
-                )
-            optimizer.step()
+            losses.append(descend(model, optimizer, value, training.clip, f"in epoch {epoch}"))
             schedule.step()
         lines.append({"epoch": epoch, "loss": sum(losses) / len(losses)})
         model.eval()

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 import exlstm
 from exlstm.experiments.sequence_models import SequenceModel, build_model
+from exlstm.nn.descent import descend
 from exlstm.nn.parameter_groups import parameter_groups
 from exlstm.tasks import Batch, Task, scaled_accuracy
 
@@ -152,15 +153,7 @@ def train(
         batch = task.batch(run.seed, step, run.batch_size, run.lengths)
         answers, targets = _answers(model, batch)
         loss = _losses(answers, targets).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), run.clip)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]) or not math.isfinite(norm):
-            raise FloatingPointError(
-                f"loss {losses[-1]:.3g}, gradient norm {norm.item():.3g} at step {step + 1}"
-            )
-        optimizer.step()
+        losses.append(descend(model, optimizer, loss, run.clip, f"at step {step + 1}"))
         step += 1
         if progress is not None:
             progress()

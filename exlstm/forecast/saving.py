@@ -64,15 +64,9 @@ def load_fitted(kind: type[Forecaster], folder: str | os.PathLike[str]) -> Forec
         name: tuple(value) if isinstance(value, list) else value
         for name, value in saved.parameters.items()
     }
-    forecaster, fitted, tensors = kind(**parameters), saved.fitted, dict(saved.tensors)
+    forecaster, fitted, tensors = kind(**parameters), saved.fitted, saved.tensors
     model = XLSTMForecastModel(ForecasterConfig(**fitted["config"]))
-    model.load_state_dict(
-        {
-            name.removeprefix("model."): value
-            for name, value in tensors.items()
-            if name.startswith("model.")
-        }
-    )
+    model.load_state_dict(saved.part("model."))
     ends = pd.Index(fitted["ends"])
     if fitted["unit"] is not None:
         ends = pd.DatetimeIndex(np.array(fitted["ends"]).view(f"M8[{fitted['unit']}]"))

@@ -155,7 +155,8 @@ class XLSTMForecastModel(nn.Module):
         Raises:
             ValueError: A shape or dtype does not fit the configuration.
         """
-        quantiles = self._meet(*self._both(target, past, future, static))
+        line, quantiles, _ = self._both(target, past, future, static)
+        quantiles = self._meet(line, quantiles)
         asked = [level in self.config.quantiles for level in self.levels]
         return quantiles if all(asked) else quantiles[..., asked]
 
@@ -194,8 +195,7 @@ class XLSTMForecastModel(nn.Module):
         check_shapes(
             "loss", {"horizon": horizon}, target=(target, "B T"), truth=(truth, "B horizon")
         )
-        line, quantiles = self._both(target, past, future, static)
-        _, _, deviation = self._window(target)
+        line, quantiles, deviation = self._both(target, past, future, static)
         unit = torch.where((deviation > 0) & (not own_units), deviation, 1.0)
         counted = ~(truth.isnan() | line.isnan())
         levels = quantiles.new_tensor(self.levels)
@@ -282,8 +282,8 @@ class XLSTMForecastModel(nn.Module):
 
     def _both(
         self, target: Tensor, past: Tensor | None, future: Tensor | None, static: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The line (B, horizon) and the stack's quantiles (B, horizon, Q)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The line (B, horizon), the stack's quantiles (B, horizon, Q), the deviation (B, 1)."""
         config = self.config
         self._check(target, past, future, static)
         filled, observed, deviation = self._window(target)
@@ -308,6 +308,7 @@ class XLSTMForecastModel(nn.Module):
         return (
             torch.where(seen, line, math.nan),
             torch.where(seen[..., None], quantiles, math.nan),
+            deviation,
         )
 
     def _meet(self, line: Tensor, quantiles: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def test_the_difference_is_that_of_the_logits(on_waves):
     average = np.broadcast_to(on_waves._encoding.mean, X.shape)
     falls, rises = (on_waves.attribute(X[:3], [name] * 3).difference for name in ("falls", "rises"))
     log_ratio = [np.diff(np.log(on_waves.predict_proba(one)))[:3, 0] for one in (X, average)]
+    # Attributions are float64, probabilities come from float32.
     np.testing.assert_allclose(rises - falls, log_ratio[0] - log_ratio[1], rtol=1e-4)
 
 
@@ -95,6 +96,7 @@ def test_probabilities_are_of_the_logits_divided_by_the_temperature(on_events):
     logits = on_events._logits(on_events._encoded(records))
     expected = np.exp(logits / on_events.temperature_)
     expected /= expected.sum(1, keepdims=True)
+    # `expected` is a softmax in float32.
     np.testing.assert_allclose(on_events.predict_proba(records), expected, rtol=1e-5)
 
 

@@ -82,6 +82,7 @@ def test_numbers_are_standardised_and_what_is_missing_is_marked():
     encoding = Encoding.of(padded)
     assert (encoding.mean, encoding.time_scale, encoding.vocabulary) == ((3.0,), None, None)
     values = encoding.encode(padded, "error").values
+    # Inputs of the network are float32, here and below.
     np.testing.assert_allclose(values[0, :, 0] * encoding.scale[0], [-2, 0, 0], atol=1e-6)
     assert values[0, :, 1].tolist() == [0, 1, 0]
     constant = Encoding.of(pad([[0.1, 0.1, 0.1]]))
